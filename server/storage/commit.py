@@ -1,0 +1,306 @@
+"""Group commit: while one batch is being written the next one forms, and what is durable is told.
+
+Telling is the committer's work: a handler that timed out, or whose client has gone, still has its
+message told.
+"""
+
+import asyncio
+import random
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+
+from server.domain.changes import Draft, Edit, Outcome, Plan, Post, Present, React, plan
+from server.domain.errors import ChatError, UnavailableError
+from server.domain.models import Change, Head
+from server.storage.base import CollisionError, LogStore, RoomStore
+from server.telemetry import get_logger, new_error_id
+
+_MOST_ENTRIES = 500
+_MOST_BYTES = 8 * 1024 * 1024
+_MOST_WAITING = 10_000
+_MOST_UNTOLD_BATCHES = 1_000
+_MOST_HEADS = 50_000
+_ENTRY_OVERHEAD_BYTES = 1024
+_LOOK_AGAIN_S = 1.0
+_SETTLED_AFTER_S = 60.0
+_log = get_logger(__name__)
+
+OnCommitted = Callable[[Sequence[Change]], Awaitable[None]]
+
+
+class _Pending:
+    """A draft and who waits for it. Appends that had it may have stored it as one of the revs `tried`."""
+
+    __slots__ = ("draft", "future", "since_s", "tried")
+
+    def __init__(self, draft: Draft, future: asyncio.Future[Outcome], since_s: float) -> None:
+        self.draft = draft
+        self.future = future
+        self.since_s = since_s
+        self.tried: set[int] = set()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.draft.room_id, self.draft.key
+
+    @property
+    def size_bytes(self) -> int:
+        content = self.draft.content if isinstance(self.draft, Post | Edit) else ""
+        return _ENTRY_OVERHEAD_BYTES + 4 * len(content)
+
+    def resolve(self, outcome: Outcome | ChatError) -> None:
+        if self.future.done():
+            return
+        if isinstance(outcome, Outcome):
+            self.future.set_result(outcome)
+        else:
+            self.future.set_exception(outcome)
+
+
+class Committer:
+    """Numbers drafts, stores them in batches, and hands each durable batch to `on_committed`, in order.
+
+    `on_committed` is called by one task, one batch after the other, each room's entries by ascending rev.
+    """
+
+    def __init__(
+        self, log: LogStore, on_committed: OnCommitted, *, node: str, deadline_s: float = 10.0
+    ) -> None:
+        self._store = log
+        self._on_committed = on_committed
+        self._node = node
+        self._deadline_s = deadline_s
+        self._waiting: deque[_Pending] = deque()
+        self._arrived = asyncio.Event()
+        self._heads: OrderedDict[str, Head] = OrderedDict()
+        self._untold: asyncio.Queue[Sequence[Change]] = asyncio.Queue(_MOST_UNTOLD_BATCHES)
+        # Nobody waits for these, but a late write of an append may still store them: then they must be told.
+        self._unsettled: list[_Pending] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_closing = False
+
+    def start(self) -> None:
+        """Begin to write and to tell."""
+        self._tasks = [
+            asyncio.create_task(self._write_batches(), name="commit.write"),
+            asyncio.create_task(self._tell_batches(), name="commit.tell"),
+        ]
+
+    async def close(self) -> None:
+        """Refuse new drafts, finish and tell those that wait, for at most the deadline; then stop."""
+        self._is_closing = True
+        self._arrived.set()
+        if self._tasks:
+            writer, teller = self._tasks
+            await asyncio.wait([writer], timeout=self._deadline_s)
+            told = asyncio.ensure_future(self._untold.join())
+            await asyncio.wait([told, teller], timeout=self._deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            for task in (writer, teller, told):
+                task.cancel()
+            await asyncio.gather(writer, teller, told, return_exceptions=True)
+        for pending in self._waiting:
+            pending.resolve(UnavailableError("the server stopped before this was stored"))
+
+    async def append(self, draft: Draft) -> Outcome:
+        """Store the change and queue its telling.
+
+        Raises the ChatError that the rules answer, or UnavailableError when the store does not answer by
+        the deadline: the change may then still be stored, and is told if it is.
+        """
+        if self._is_closing or len(self._waiting) >= _MOST_WAITING:
+            raise UnavailableError("the server cannot store this now", retry_after_ms=1000)
+        loop = asyncio.get_running_loop()
+        pending = _Pending(draft, loop.create_future(), loop.time())
+        self._waiting.append(pending)
+        self._arrived.set()
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await pending.future
+        except TimeoutError:
+            raise UnavailableError("the store did not answer in time", retry_after_ms=1000) from None
+
+    async def _write_batches(self) -> None:
+        while self._waiting or not self._is_closing:
+            if not self._waiting:
+                self._arrived.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_AGAIN_S if self._unsettled else None):
+                        await self._arrived.wait()
+                        continue
+            batch = self._next_batch()
+            try:
+                await self._commit(batch)
+            except Exception:  # noqa: BLE001 - a bug must fail its own batch, not every later one
+                self._fail(batch)
+
+    def _fail(self, batch: Sequence[_Pending]) -> None:
+        error_id = new_error_id()
+        _log.exception("msg.save_failed", error_id=error_id, entries=len(batch))
+        self._heads.clear()
+        self._unsettled.clear()
+        for pending in batch:
+            pending.resolve(UnavailableError(f"the store failed ({error_id})"))
+
+    def _next_batch(self) -> list[_Pending]:
+        batch: list[_Pending] = []
+        size_bytes = 0
+        while self._waiting and len(batch) < _MOST_ENTRIES:
+            pending = self._waiting[0]
+            if not pending.future.done():
+                size_bytes += pending.size_bytes
+                if batch and size_bytes > _MOST_BYTES:
+                    break
+                batch.append(pending)
+            self._waiting.popleft()
+        return batch
+
+    async def _commit(self, batch: Sequence[_Pending]) -> None:
+        attempts = 0
+        while batch or self._unsettled:
+            try:
+                await self._attempt(batch, must_look_up=attempts > 0)
+            except (CollisionError, UnavailableError) as error:
+                if isinstance(error, UnavailableError):
+                    _log.warning("msg.save_failed", reason=error.message, entries=len(batch))
+                for pending in batch:
+                    self._heads.pop(pending.draft.room_id, None)
+                await asyncio.sleep(random.uniform(0.002, 0.020) * min(2**attempts, 50))  # noqa: S311 - jitter
+                attempts += 1
+                self._unsettled += [p for p in batch if p.future.done() and p.tried]
+                batch = [p for p in batch if not p.future.done()]
+                if not batch:
+                    return
+            else:
+                return
+
+    async def _attempt(self, batch: Sequence[_Pending], *, must_look_up: bool) -> None:
+        asked = [*self._unsettled, *batch]
+        present = await self._read(asked, must_look_up=must_look_up or bool(self._unsettled))
+        live = [p for p in asked if not p.future.done() or p.key in present.known]
+        gone = [p for p in asked if p.future.done() and p.key not in present.known]
+        planned = plan([p.draft for p in live], present, node=self._node)
+        if planned.entries:
+            _note_revs(live, planned)
+            await self._store.append(planned.entries)
+        self._remember(planned.heads)
+        recovered = [change for pending in live if (change := self._find_own(pending, present))]
+        await self._queue_telling(planned.entries, recovered)
+        for pending, outcome in zip(live, planned.outcomes, strict=True):
+            own = self._find_own(pending, present)
+            pending.resolve(Outcome(message=own.message, change=own) if own else outcome)
+        self._unsettled = [p for p in gone if self._may_be_stored(p, planned.heads[p.draft.room_id])]
+
+    def _may_be_stored(self, pending: _Pending, head: Head) -> bool:
+        """Whether a late write is to be expected: none can take a number that is taken."""
+        age_s = asyncio.get_running_loop().time() - pending.since_s
+        return max(pending.tried, default=0) > head.rev and age_s < self._deadline_s + _SETTLED_AFTER_S
+
+    def _find_own(self, pending: _Pending, present: Present) -> Change | None:
+        """What an earlier attempt stored although its answer never came: it is new, not a repeat."""
+        change = present.known.get(pending.key)
+        if change is None or change.rev not in pending.tried:
+            return None
+        return change if (change.node, change.at) == (self._node, pending.draft.at) else None
+
+    async def _queue_telling(self, entries: Sequence[Change], recovered: Sequence[Change]) -> None:
+        changes = {(change.room_id, change.rev): change for change in (*recovered, *entries)}
+        if changes:
+            await self._untold.put([changes[ref] for ref in sorted(changes)] if recovered else entries)
+
+    async def _read(self, batch: Sequence[_Pending], *, must_look_up: bool) -> Present:
+        drafts = [pending.draft for pending in batch]
+        room_ids = {draft.room_id for draft in drafts}
+        heads = {room_id: self._heads[room_id] for room_id in room_ids & self._heads.keys()}
+        if unknown := room_ids - heads.keys():
+            heads |= await self._store.heads(list(unknown))
+        refs = [
+            (d.room_id, d.message_id) for d in drafts if not isinstance(d, Post) and hasattr(d, "message_id")
+        ]
+        messages = await self._store.find_messages(refs) if refs else {}
+        own: dict[tuple[str, str, int], tuple[str, str, str]] = {}
+        for draft in drafts:
+            if isinstance(draft, React) and (draft.room_id, draft.message_id) in messages:
+                seq = messages[draft.room_id, draft.message_id].seq
+                own[draft.room_id, draft.by, seq] = (draft.room_id, draft.message_id, draft.by)
+        found = await self._store.own_reactions(list(own)) if own else {}
+        reactions: dict[tuple[str, str, str], str | None] = {own[ref]: what for ref, what in found.items()}
+        # The keys last: else a late write that comes in between looks as if there were nothing to change.
+        known = await self._store.find_by_keys([p.key for p in batch]) if must_look_up else {}
+        repeated = {(room_id, change.message.id) for (room_id, _), change in known.items()} - messages.keys()
+        if repeated:
+            messages |= await self._store.find_messages(list(repeated))
+        return Present(heads=heads, messages=messages, reactions=reactions, known=known)
+
+    def _remember(self, heads: dict[str, Head]) -> None:
+        for room_id, head in heads.items():
+            self._heads[room_id] = head
+            self._heads.move_to_end(room_id)
+        while len(self._heads) > _MOST_HEADS:
+            self._heads.popitem(last=False)
+
+    async def _tell_batches(self) -> None:
+        while True:
+            changes = await self._untold.get()
+            try:
+                await self._on_committed(changes)
+            except Exception:  # noqa: BLE001 - one batch that cannot be told must not silence the next
+                _log.exception("msg.tell_failed", error_id=new_error_id(), entries=len(changes))
+            finally:
+                self._untold.task_done()
+
+
+def _note_revs(batch: Sequence[_Pending], planned: Plan) -> None:
+    revs = {(entry.room_id, entry.key): entry.rev for entry in planned.entries}
+    for pending, outcome in zip(batch, planned.outcomes, strict=True):
+        if isinstance(outcome, Outcome) and not outcome.is_duplicate and pending.key in revs:
+            pending.tried.add(revs[pending.key])
+
+
+class CursorCommitter:
+    """Read cursors in batches: while one batch is being stored the next one forms."""
+
+    def __init__(self, rooms: RoomStore, *, deadline_s: float = 10.0) -> None:
+        self._rooms = rooms
+        self._deadline_s = deadline_s
+        self._waiting: deque[tuple[tuple[str, str, int], asyncio.Future[int]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def advance(self, room_id: str, user_id: str, seq: int) -> int:
+        """Move the cursor forward to `seq`, never back; where it is once stored. Raises UnavailableError."""
+        if len(self._waiting) >= _MOST_WAITING:
+            raise UnavailableError("the server cannot store this now", retry_after_ms=1000)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(((room_id, user_id, seq), future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._write(), name="commit.cursors")
+        return await future
+
+    async def close(self) -> None:
+        """Let the batches that wait be stored, for at most the deadline."""
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=self._deadline_s)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._resolve(self._waiting, UnavailableError("the server stopped before this was stored"))
+
+    async def _write(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_ENTRIES))]
+            try:
+                positions = await self._rooms.advance_cursors([cursor for cursor, _ in batch])
+                for (_, future), position in zip(batch, positions, strict=True):
+                    if not future.done():
+                        future.set_result(position)
+            except ChatError as error:
+                self._resolve(batch, error)
+            except Exception:  # noqa: BLE001 - a bug must fail its own batch, not every later one
+                error_id = new_error_id()
+                _log.exception("cursor.save_failed", error_id=error_id, entries=len(batch))
+                self._resolve(batch, UnavailableError(f"the store failed ({error_id})"))
+
+    @staticmethod
+    def _resolve(batch: Iterable[tuple[tuple[str, str, int], asyncio.Future[int]]], error: ChatError) -> None:
+        for _, future in batch:
+            if not future.done():
+                future.set_exception(error)
