@@ -1,0 +1,71 @@
+"""When to ping a client, and when to give it up."""
+
+import asyncio
+from collections.abc import Callable
+
+
+class Heartbeat:
+    """Calls `ping` `interval_s` after the start and after each pong, and `give_up` when a pong stays away.
+
+    `timeout_s` is the time for the pong. It does not run while paused: what is not read cannot be late.
+    """
+
+    def __init__(
+        self,
+        *,
+        interval_s: float,
+        timeout_s: float,
+        ping: Callable[[], None],
+        give_up: Callable[[], None],
+    ) -> None:
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._ping = ping
+        self._give_up = give_up
+        self._timer: asyncio.TimerHandle | None = None
+        self._awaits_pong = False
+        self._is_paused = False
+        self._is_stopped = False
+
+    def start(self) -> None:
+        """Ping in `interval_s`."""
+        self._awaits_pong = False
+        self._call_later(self._interval_s, self._due)
+
+    def pong(self) -> None:
+        """The client has answered; an answer to nothing is ignored."""
+        if self._awaits_pong:
+            self.start()
+
+    def pause(self) -> None:
+        """The client is not being read."""
+        self._is_paused = True
+        if self._awaits_pong:
+            self._cancel()
+
+    def resume(self) -> None:
+        """It is read again, and has the whole time for an outstanding pong."""
+        self._is_paused = False
+        if self._awaits_pong:
+            self._call_later(self._timeout_s, self._give_up)
+
+    def stop(self) -> None:
+        """No call any more."""
+        self._is_stopped = True
+        self._cancel()
+
+    def _due(self) -> None:
+        self._awaits_pong = True
+        if not self._is_paused:
+            self._call_later(self._timeout_s, self._give_up)
+        self._ping()
+
+    def _call_later(self, delay_s: float, call: Callable[[], None]) -> None:
+        self._cancel()
+        if not self._is_stopped:
+            self._timer = asyncio.get_running_loop().call_later(delay_s, call)
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

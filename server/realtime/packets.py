@@ -1,0 +1,284 @@
+"""What goes over the wire: Engine.IO 4 frames and Socket.IO 5 packets, strictly.
+
+Everything a client sends that is not a packet of these protocols raises InvalidPacketError; no input makes
+anything else escape.
+"""
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+from engineio import packet as engineio_packet
+from socketio import packet as socketio_packet
+
+CONNECT: int = socketio_packet.CONNECT
+DISCONNECT: int = socketio_packet.DISCONNECT
+EVENT: int = socketio_packet.EVENT
+ACK: int = socketio_packet.ACK
+CONNECT_ERROR: int = socketio_packet.CONNECT_ERROR
+_BINARY = {socketio_packet.BINARY_EVENT: EVENT, socketio_packet.BINARY_ACK: ACK}
+
+# An event of one of these names would pass for what the library itself tells the application.
+RESERVED_EVENTS = frozenset(
+    {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
+)
+MAX_ATTACHMENTS = 10
+
+_SEPARATOR = "\x1e"
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class InvalidPacketError(Exception):
+    """The client broke the protocol; its transport is to be closed."""
+
+
+class UnencodableError(ValueError):
+    """What was to be sent is not JSON, or holds a lone surrogate."""
+
+
+class Frame(NamedTuple):
+    """One Engine.IO packet as a websocket message: text with its type in front, or the bytes of a MESSAGE."""
+
+    payload: bytes
+    is_binary: bool = False
+
+
+class Packet(msgspec.Struct, frozen=True, kw_only=True):
+    """One Socket.IO packet of a client, whole and valid.
+
+    `type` is CONNECT, DISCONNECT, EVENT or ACK (binary ones are these, with bytes inside `data`). `data` is
+    an object for CONNECT, None for DISCONNECT, else a list; of an EVENT it begins with the event's name.
+    """
+
+    type: int
+    namespace: str
+    data: Any
+    ack_id: int | None
+    size_bytes: int
+
+
+# Engine.IO
+
+
+def _text(packet_type: int, data: str = "") -> Frame:
+    return Frame(f"{packet_type}{data}".encode())
+
+
+PING = _text(engineio_packet.PING)
+NOOP = _text(engineio_packet.NOOP)
+CLOSE = _text(engineio_packet.CLOSE)
+UPGRADE = _text(engineio_packet.UPGRADE)
+PING_PROBE = _text(engineio_packet.PING, "probe")
+PONG_PROBE = _text(engineio_packet.PONG, "probe")
+
+
+def engine_type(frame: Frame) -> int:
+    """The Engine.IO packet type of a frame."""
+    if frame.is_binary:
+        return engineio_packet.MESSAGE
+    first = frame.payload[:1]
+    if not first or first not in b"0123456":
+        raise InvalidPacketError("unknown Engine.IO packet")
+    return int(first)
+
+
+def encode_open(handshake: dict[str, object]) -> Frame:
+    """The frame that begins an Engine.IO session."""
+    return _text(engineio_packet.OPEN, msgspec.json.encode(handshake).decode())
+
+
+def decode_payload(body: bytes) -> Iterator[Frame]:
+    """The frames of a long-polling request, at least one. Raises InvalidPacketError at a malformed one."""
+    for part in body.split(_SEPARATOR.encode()):
+        if not part.startswith(b"b"):
+            yield Frame(part)
+            continue
+        try:
+            data = base64.b64decode(part[1:], validate=True)
+        except binascii.Error:
+            raise InvalidPacketError("invalid base64") from None
+        yield Frame(data, is_binary=True)
+
+
+def encode_payload(frames: Iterable[Frame]) -> bytes:
+    """The body of a long-polling answer."""
+    return _SEPARATOR.encode().join(
+        b"b" + base64.b64encode(frame.payload) if frame.is_binary else frame.payload for frame in frames
+    )
+
+
+# Socket.IO, from the client
+
+
+class Decoder:
+    """Makes packets out of one client's MESSAGE frames. `max_bytes` bounds a packet with its attachments."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._partial: _Codec | None = None
+        self._size_bytes = 0
+
+    def feed(self, frame: Frame) -> Packet | None:
+        """The packet that this frame completes, if it does. Raises InvalidPacketError."""
+        self._size_bytes += len(frame.payload)
+        if self._size_bytes > self._max_bytes:
+            raise InvalidPacketError("packet with its attachments too large")
+        try:
+            packet = self._attach(frame.payload) if frame.is_binary else self._begin(frame.payload)
+        except (ValueError, TypeError, LookupError, RecursionError):
+            raise InvalidPacketError("malformed Socket.IO packet") from None
+        if packet is None:
+            return None
+        size_bytes, self._size_bytes, self._partial = self._size_bytes, 0, None
+        return Packet(
+            type=_BINARY.get(packet.packet_type, packet.packet_type),
+            namespace=packet.namespace or "/",
+            data={} if packet.packet_type == CONNECT and packet.data is None else packet.data,
+            ack_id=packet.id,
+            size_bytes=size_bytes,
+        )
+
+    def _begin(self, payload: bytes) -> "_Codec | None":
+        if self._partial is not None:
+            raise InvalidPacketError("attachment expected")
+        text = payload[1:].decode()
+        if not text or text[0] not in "012356":
+            raise InvalidPacketError("unknown Socket.IO packet")
+        packet = _Codec(encoded_packet=text)
+        _check(packet)
+        if packet.attachment_count == 0:
+            return packet
+        self._partial = packet
+        return None
+
+    def _attach(self, attachment: bytes) -> "_Codec | None":
+        if self._partial is None:
+            raise InvalidPacketError("attachment without a packet")
+        return self._partial if self._partial.add_attachment(attachment) else None
+
+
+def _check(packet: "_Codec") -> None:
+    data = packet.data
+    if (packet.packet_type in _BINARY) != (packet.attachment_count > 0):
+        raise InvalidPacketError("attachments and packet type differ")
+    if packet.attachment_count > MAX_ATTACHMENTS:
+        raise InvalidPacketError("too many attachments")
+    match _BINARY.get(packet.packet_type, packet.packet_type):
+        case socketio_packet.CONNECT:
+            valid = data is None or isinstance(data, dict)
+        case socketio_packet.DISCONNECT:
+            valid = data is None
+        case socketio_packet.EVENT:
+            valid = isinstance(data, list) and bool(data) and _is_event_name(data[0])
+        case _:
+            valid = isinstance(data, list) and packet.id is not None
+    if not valid:
+        raise InvalidPacketError("invalid payload")
+
+
+def _is_event_name(name: object) -> bool:
+    return isinstance(name, str) and name not in RESERVED_EVENTS
+
+
+# Socket.IO, to the client
+
+
+def encode_connect(namespace: str, sid: str) -> list[Frame]:
+    """The answer to an accepted CONNECT."""
+    return _encode(CONNECT, namespace, {"sid": sid})
+
+
+def encode_connect_error(namespace: str, refusal: dict[str, object]) -> list[Frame]:
+    """The answer to a refused CONNECT: `{message, data?}`."""
+    return _encode(CONNECT_ERROR, namespace, refusal)
+
+
+def encode_disconnect(namespace: str) -> list[Frame]:
+    """The end of a connection by the server."""
+    return _encode(DISCONNECT, namespace, None)
+
+
+def encode_event(namespace: str, event: str, data: object) -> list[Frame]:
+    """An event of one argument: JSON types, msgspec structs, Raw; bytes in lists and dicts are attached."""
+    return _encode(EVENT, namespace, [event, data])
+
+
+def encode_ack(namespace: str, ack_id: int, result: object) -> list[Frame]:
+    """The acknowledgement of an event, of one argument as in `encode_event`."""
+    return _encode(ACK, namespace, [result], ack_id)
+
+
+def _encode(packet_type: int, namespace: str, data: object, ack_id: int | None = None) -> list[Frame]:
+    try:
+        encoded = _Codec(packet_type, data=data, namespace=namespace, id=ack_id).encode()
+        parts = [encoded] if isinstance(encoded, str) else encoded
+        return [
+            _text(engineio_packet.MESSAGE, part)
+            if isinstance(part, str)
+            else Frame(bytes(part), is_binary=True)
+            for part in parts
+        ]
+    except UnicodeError:
+        raise UnencodableError("a lone surrogate cannot be sent") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnencodableError(f"cannot be sent: {error}") from None
+
+
+# JSON
+
+
+class _Json:
+    """What the library's packets encode and decode with."""
+
+    @staticmethod
+    def dumps(value: object, **_: object) -> str:
+        return msgspec.json.encode(value).decode()
+
+    @staticmethod
+    def loads(text: str) -> object:
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            # JSON may escape half a surrogate pair, and the application is to say which field does.
+            if not _SURROGATE_ESCAPE.search(text):
+                raise
+        return json.loads(text, parse_constant=_refused, parse_float=_finite)
+
+
+def _refused(constant: str) -> object:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("number out of range")
+    return number
+
+
+class _Codec(socketio_packet.Packet):
+    json = _Json
+
+    @classmethod
+    def reconstruct_binary(cls, data: Any, attachments: list[bytes]) -> Any:
+        return _restored(data, attachments)
+
+
+def _restored(value: Any, attachments: list[bytes]) -> Any:
+    match value:
+        case list():
+            return [_restored(item, attachments) for item in value]
+        case {"_placeholder": True, **rest}:
+            number = rest.get("num")
+            if type(number) is not int or not 0 <= number < len(attachments):
+                raise InvalidPacketError("no such attachment")
+            return attachments[number]
+        case dict():
+            return {key: _restored(item, attachments) for key, item in value.items()}
+        case _:
+            return value

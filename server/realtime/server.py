@@ -1,0 +1,121 @@
+"""A Socket.IO 5 server: namespaces, connections, rooms. It knows nothing of what is said in them."""
+
+import asyncio
+from collections.abc import Collection, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from server.realtime import packets
+from server.realtime.client import Client, Namespace
+from server.realtime.connection import Application, Connection, RefusedError, TransportClosedError
+from server.realtime.session import Options
+from server.realtime.transport import Engine, Request, Response
+from server.telemetry import get_logger, new_error_id
+
+__all__ = ["Application", "Connection", "Options", "RefusedError", "Server", "TransportClosedError"]
+
+log = get_logger(__name__)
+
+# How long `close` waits for handlers that run, and again for them to end when they have been cancelled.
+_CLOSE_TIMEOUT_S = 10.0
+_CANCEL_TIMEOUT_S = 2.0
+
+
+class Server:
+    """All connections of this process, for use from one event loop."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.namespaces: dict[str, Namespace] = {}
+        self.unknown_namespace: dict[str, object] = {"message": "Invalid namespace"}
+        self._engine = Engine(options, lambda session: Client(session, self))
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def register(
+        self,
+        namespace: str,
+        application: Application,
+        *,
+        unknown_namespace_message: str | None = None,
+        unknown_namespace_data: dict[str, object] | None = None,
+    ) -> None:
+        """Serve `namespace`. A CONNECT to any other is refused with `unknown_namespace_message` and `_data`.
+
+        Without a message that is what the JavaScript server says; a message without data comes with
+        `{code: "not_found", retry: "never"}`.
+        """
+        if not namespace.startswith("/"):
+            raise ValueError("a namespace begins with a slash")
+        self.namespaces[namespace] = Namespace(application)
+        if unknown_namespace_message is not None:
+            data = unknown_namespace_data or {"code": "not_found", "retry": "never"}
+            self.unknown_namespace = {"message": unknown_namespace_message, "data": data}
+
+    def emit(
+        self,
+        event: str,
+        data: object,
+        *,
+        namespace: str,
+        rooms: Collection[str],
+        except_rooms: Collection[str] = (),
+        volatile: bool = False,
+    ) -> None:
+        """Queue an event for every connection in one of `rooms` and in none of `except_rooms`, once each.
+
+        The recipients are those of this moment: nothing is awaited, and the packet is encoded once.
+        `volatile`: not for a connection that has unsent packets. Raises ValueError when no room is named or
+        `rooms` is one string, UnencodableError when `data` is not JSON or holds a lone surrogate.
+        """
+        if not rooms or isinstance(rooms, str) or isinstance(except_rooms, str):
+            raise ValueError("an emit names its rooms, as a collection")
+        recipients = self.namespaces[namespace].rooms.members(rooms, except_rooms)
+        if not recipients:
+            return
+        frames = packets.encode_event(namespace, event, data)
+        for connection in recipients:
+            connection.deliver(frames, volatile=volatile)
+
+    def connections_in(self, namespace: str, room: str) -> list[Connection]:
+        """The connections in a room, also those that `Application.connect` still decides on."""
+        return self.namespaces[namespace].rooms.members([room])
+
+    @property
+    def connection_count(self) -> int:
+        """The connections of all namespaces that have not ended."""
+        return sum(len(namespace.connections) for namespace in self.namespaces.values())
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request to the Socket.IO path, of any method; for a websocket, when it has ended."""
+        return await self._engine.handle(request)
+
+    async def close(self) -> None:
+        """Close every transport, wait a bounded time for handlers that run, cancel the rest.
+
+        Handshakes that still come are answered 503.
+        """
+        await self._engine.close()
+        await self._wait_for_tasks(_CLOSE_TIMEOUT_S)
+        # Work that is cancelled may leave work to do: a connection's end is still told to its application.
+        for _ in range(2):
+            for task in self._tasks:
+                task.cancel()
+            await self._wait_for_tasks(_CANCEL_TIMEOUT_S)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Run a task until `close` cancels it; what it raises is logged."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("realtime.task_failed", exc_info=error, error_id=new_error_id())
+
+    async def _wait_for_tasks(self, timeout_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)

@@ -1,0 +1,225 @@
+"""One client's Engine.IO session: whether it is open, what is to be sent, how it ends. No network in here."""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+from engineio import packet as engineio_packet
+
+from server.realtime import packets
+from server.realtime.heartbeat import Heartbeat
+from server.realtime.packets import Frame, InvalidPacketError
+
+# What a slow client may leave unsent, beside `Options.max_buffer_bytes`.
+MAX_UNSENT_FRAMES = 4_096
+# How long a client may take to fetch what was queued for it before its session ended.
+LINGER_S = 5.0
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of a server. A client learns the ping times and `max_packet_bytes` at its handshake.
+
+    `max_packet_bytes` bounds a websocket message, the body of a POST, and a packet with its attachments.
+    `max_queued_events` and `max_queued_bytes` are what may wait of one connection before its session is read
+    no further; `max_buffer_bytes` is what may be unsent before the client counts as too slow and is cut off.
+    """
+
+    ping_interval_s: float = 25.0
+    ping_timeout_s: float = 20.0
+    connect_timeout_s: float = 10.0
+    max_packet_bytes: int = 65_536
+    max_queued_events: int = 64
+    max_queued_bytes: int = 262_144
+    max_buffer_bytes: int = 1_048_576
+    transports: tuple[str, ...] = ("polling", "websocket")
+
+
+class Reason(StrEnum):
+    """Why something ended; in the words of the JavaScript server where it has some."""
+
+    CLIENT_DISCONNECT = "client namespace disconnect"
+    SERVER_DISCONNECT = "server namespace disconnect"
+    TRANSPORT_CLOSE = "transport close"
+    TRANSPORT_ERROR = "transport error"
+    PING_TIMEOUT = "ping timeout"
+    PARSE_ERROR = "parse error"
+    FORCED_CLOSE = "forced close"
+    CONNECT_TIMEOUT = "connect timeout"
+    REFUSED = "refused"
+    SLOW_CONSUMER = "slow consumer"
+    SHUTDOWN = "server shutting down"
+
+
+# Only these end a polling session by CLOSE, for which the Python client stays away. All clients come back
+# when a poll is answered that there is no such session.
+_FAULTS = {Reason.PARSE_ERROR, Reason.TRANSPORT_ERROR}
+
+
+class Receiver(Protocol):
+    """What takes a session's messages."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more should be read for now."""
+
+    async def wait_for_room(self) -> None:
+        """Return once it is not full."""
+
+    def received(self, frame: Frame) -> None:
+        """Take a MESSAGE. Raises InvalidPacketError."""
+
+    def closed(self, reason: Reason) -> None:
+        """The session has ended, in this moment. Called once."""
+
+
+class Session:
+    """One client's Engine.IO session.
+
+    It is open until either side ends it; then it lingers at most LINGER_S, so that the client can take what
+    was queued. `request` is the handshake's. `receiver` has to be set before anything is received.
+    """
+
+    receiver: Receiver
+
+    def __init__(self, request: Any, options: Options, forget: Callable[["Session"], None]) -> None:
+        self.sid = secrets.token_urlsafe(15)
+        self.request = request
+        self.is_open = True
+        self._options = options
+        self._forget = forget
+        self._is_over = False
+        self._unsent: deque[Frame] = deque()
+        self._unsent_bytes = 0
+        self._changed = asyncio.Event()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._is_polled = False
+        self._is_websocket = False
+        # What lies under the websocket, while it is connected.
+        self._tcp: asyncio.Transport | None = None
+        self._heartbeat = Heartbeat(
+            interval_s=options.ping_interval_s,
+            timeout_s=options.ping_timeout_s,
+            ping=lambda: self.send([packets.PING]),
+            give_up=self._give_up,
+        )
+
+    def start(self, *, is_websocket: bool) -> None:
+        """Queue OPEN, ahead of all else, and begin to ping."""
+        options = self._options
+        self._is_websocket = is_websocket
+        may_upgrade = "websocket" in options.transports and not is_websocket
+        handshake: dict[str, object] = {
+            "sid": self.sid,
+            "upgrades": ["websocket"] if may_upgrade else [],
+            "pingInterval": round(options.ping_interval_s * 1000),
+            "pingTimeout": round(options.ping_timeout_s * 1000),
+            "maxPayload": options.max_packet_bytes,
+        }
+        self.send([packets.encode_open(handshake)])
+        self._heartbeat.start()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something is yet to be taken by the client."""
+        return bool(self._unsent)
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        """Queue frames; nothing happens once it has ended. A client that left too much unsent is cut off."""
+        if not self.is_open:
+            return
+        if self._unsent_bytes >= self._options.max_buffer_bytes or len(self._unsent) >= MAX_UNSENT_FRAMES:
+            self.abort(Reason.SLOW_CONSUMER)
+            return
+        self._unsent.extend(frames)
+        self._unsent_bytes += sum(len(frame.payload) for frame in frames)
+        self._changed.set()
+
+    def close(self, reason: Reason) -> None:
+        """End it; what is queued is still sent if the client takes it within LINGER_S."""
+        if not self._end(reason):
+            return
+        if reason in _FAULTS and not self._is_websocket:
+            self._unsent.append(packets.CLOSE)
+            self._unsent_bytes += len(packets.CLOSE.payload)
+        if self._is_websocket or self._is_polled or self._unsent:
+            self._deadline = asyncio.get_running_loop().call_later(LINGER_S, self._cut)
+            self._changed.set()
+        else:
+            self._finish()
+
+    def abort(self, reason: Reason) -> None:
+        """End it and send nothing more."""
+        self._end(reason)
+        self._cut()
+
+    async def receive(self, frame: Frame) -> None:
+        """Act on a frame of the client, then wait while the receiver is full. Raises InvalidPacketError."""
+        match packets.engine_type(frame):
+            case engineio_packet.MESSAGE:
+                self.receiver.received(frame)
+            case engineio_packet.PONG:
+                self._heartbeat.pong()
+            case engineio_packet.CLOSE:
+                self._end(Reason.TRANSPORT_CLOSE)
+                self._finish()
+            case _:
+                raise InvalidPacketError("an Engine.IO packet that clients do not send")
+        if self.receiver.is_full:
+            self._heartbeat.pause()
+            await self.receiver.wait_for_room()
+            self._heartbeat.resume()
+
+    def _end(self, reason: Reason) -> bool:
+        if not self.is_open:
+            return False
+        self.is_open = False
+        self._heartbeat.stop()
+        self.receiver.closed(reason)
+        return True
+
+    def _finish(self) -> None:
+        """Nothing is sent any more."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        self._changed.set()
+        self._forget(self)
+
+    def _cut(self) -> None:
+        self._finish()
+        if self._tcp is not None:
+            self._tcp.abort()
+
+    def _give_up(self) -> None:
+        # A poll that is held open wants an answer; a client that does not even poll takes nothing.
+        if self._is_websocket or self._is_polled:
+            self.close(Reason.PING_TIMEOUT)
+        else:
+            self.abort(Reason.PING_TIMEOUT)
+
+    async def _next_frame(self) -> Frame | None:
+        """The oldest unsent frame, left where it is; None when it has ended and nothing is left."""
+        while not self._unsent:
+            if not self.is_open:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        return self._unsent[0]
+
+    def _sent(self, frame: Frame) -> None:
+        if self._unsent:
+            self._unsent.popleft()
+            self._unsent_bytes -= len(frame.payload)
+
+    def _take_unsent(self, most: int = MAX_UNSENT_FRAMES) -> list[Frame]:
+        frames = [self._unsent.popleft() for _ in range(min(most, len(self._unsent)))]
+        self._unsent_bytes -= sum(len(frame.payload) for frame in frames)
+        return frames
