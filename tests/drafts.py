@@ -105,10 +105,14 @@ class Told:
     def changes(self) -> list[Change]:
         return [change for batch in self.batches for change in batch]
 
-    async def reaches(self, number: int) -> None:
-        """Return once that many changes were told."""
+    def of(self, room_id: str | None) -> list[Change]:
+        """What was told of a room (None: of all of them)."""
+        return [change for change in self.changes if room_id in (None, change.room_id)]
+
+    async def reaches(self, number: int, room_id: str | None = None) -> None:
+        """Return once that many changes of the room were told."""
         async with asyncio.timeout(10), self._grew:
-            await self._grew.wait_for(lambda: len(self.changes) >= number)
+            await self._grew.wait_for(lambda: len(self.of(room_id)) >= number)
 
 
 @asynccontextmanager

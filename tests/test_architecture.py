@@ -26,6 +26,7 @@ RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 TELEMETRY = "telemetry"
 # Modules beside the one whose part they are.
 PARTS = {
+    "composition": "app",
     "redaction": "telemetry",
     "settings_load": "settings",
     "settings_rules": "settings",
@@ -56,6 +57,7 @@ MEASURED = (*CODE, "tests", "bench", "examples", "static")
 HELD_ELSEWHERE = {
     "server/__main__.py": "its commands run as real processes in tests/integration",
     "server/app.py": "composition only: tests/integration runs what it builds",
+    "server/composition.py": "composition only: tests/integration runs what it builds",
     "server/domain/models.py": "structs alone: nothing to run",
     "server/ephemeral/base.py": "protocols: tests/contract holds every implementation to them",
     "server/storage/base.py": "protocols: tests/contract holds every implementation to them",

@@ -184,14 +184,20 @@ class Committer:
             _note_revs(live, planned)
             await self._store.append(planned.entries)
         self._remember(planned.heads)
+        for known in present.known.values():
+            if known.rev > planned.heads[known.room_id].rev:
+                self._heads.pop(known.room_id, None)
         recovered = [change for pending in live if (change := self._find_own(pending, present))]
         await self._queue_telling(planned.entries, recovered)
         for pending, outcome in zip(live, planned.outcomes, strict=True):
             own = self._find_own(pending, present)
             pending.resolve(Outcome(message=own.message, change=own) if own else outcome)
-        self._unsettled = [p for p in gone if self._may_be_stored(p, planned.heads[p.draft.room_id])]
+        stored = {(entry.room_id, entry.key) for entry in planned.entries}
+        self._unsettled = [
+            p for p in gone if p.key not in stored and self._may_land(p, planned.heads[p.draft.room_id])
+        ]
 
-    def _may_be_stored(self, pending: _Pending, head: Head) -> bool:
+    def _may_land(self, pending: _Pending, head: Head) -> bool:
         """Whether a late write is to be expected: none can take a number that is taken."""
         age_s = asyncio.get_running_loop().time() - pending.since_s
         return max(pending.tried, default=0) > head.rev and age_s < self._deadline_s + _SETTLED_AFTER_S

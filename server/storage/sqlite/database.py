@@ -25,6 +25,9 @@ from server.telemetry import get_logger
 
 Connection = sqlite3.Connection
 
+OLDEST_SQLITE = (3, 33)
+"""The first that knows UPDATE ... FROM."""
+
 MAX_WAITING = 1_000
 """Calls that may wait for the writer, and for the readers; one more is refused at once."""
 
@@ -76,6 +79,7 @@ class Database:
         self._writer: _Workers | None = None
         self._readers: _Workers | None = None
         self._held = ExitStack()
+        self._closing = threading.Lock()
 
     async def open(self, prepare: Callable[[Connection], None]) -> None:
         """Take the lease, open the file and run `prepare` on the writer's connection before anything else.
@@ -86,6 +90,11 @@ class Database:
         await asyncio.to_thread(self._open, prepare)
 
     def _open(self, prepare: Callable[[Connection], None]) -> None:
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise StoreRefusedError(
+                f"this Python has SQLite {sqlite3.sqlite_version}; at least "
+                f"{'.'.join(map(str, OLDEST_SQLITE))} is needed. Use a newer Python or system library."
+            )
         with ExitStack() as stack:
             try:
                 _create_private(self._path)
@@ -114,9 +123,14 @@ class Database:
         self._writer = self._readers = None
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
-                await asyncio.to_thread(self._held.close)
+                await asyncio.to_thread(self._close)
         except TimeoutError:
             raise UnavailableError("the store does not finish what it is writing") from None
+
+    def _close(self) -> None:
+        # A second call waits for the first, which waits for the threads, before files are closed under them.
+        with self._closing:
+            self._held.close()
 
     async def write(self, fn: Callable[[Connection], _T]) -> _T:
         """Run `fn` as one transaction, synced to disk when this returns; nothing is stored when `fn` raises.

@@ -248,16 +248,25 @@ async def test_closing_finishes_what_was_begun_and_what_waits(database: Database
         assert other.execute("SELECT count(*) FROM things").fetchone() == (50,)
 
 
-async def test_closing_does_not_wait_for_ever(
-    database: Database, gate: Gate, monkeypatch: pytest.MonkeyPatch
+async def test_closing_does_not_wait_for_ever_and_still_lets_the_writer_finish(
+    database: Database, path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STOP_TIMEOUT_S", 0.05)
-    task = asyncio.create_task(database.write(gate))
+    def slow(connection: Connection) -> None:
+        gate(connection)
+        add("slow")(connection)
+
+    task = asyncio.create_task(database.write(slow))
     await asyncio.to_thread(gate.reached.wait)
-    with pytest.raises(UnavailableError, match="finish"):
-        await database.close()
+    with monkeypatch.context() as hasty:
+        hasty.setattr(module, "STOP_TIMEOUT_S", 0.05)
+        for _ in range(3):
+            with pytest.raises(UnavailableError, match="finish"):
+                await database.close()
     gate.opened.set()
     await task
+    await database.close()
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT name FROM things").fetchall() == [("slow",)]
 
 
 async def test_nobody_else_may_read_the_files(database: Database, path: Path) -> None:
@@ -277,6 +286,12 @@ def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
     path.write_text("Dear diary, this is not a database. " * 100)
     with pytest.raises(StoreRefusedError, match="not a SQLite database"):
         asyncio.run(Database(path, readers=1, timeout_s=1).open(make_table))
+
+
+async def test_a_sqlite_that_is_too_old_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 32, 9))
+    with pytest.raises(StoreRefusedError, match=r"at least 3\.33"):
+        await Database(path, readers=1, timeout_s=1).open(make_table)
 
 
 async def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

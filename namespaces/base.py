@@ -1,0 +1,214 @@
+"""Between the engine and the use cases: who may connect, and every event by the same steps.
+
+known event? session? one object? rate? decode? call, answer.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from msgspec import UNSET, Struct
+
+from server import events
+from server.domain.errors import (
+    ChatError,
+    InternalError,
+    InvalidError,
+    RateLimitedError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnknownEventError,
+)
+from server.domain.ratelimit import Rate, RateLimiter
+from server.realtime.server import Connection, RefusedError, TransportClosedError
+from server.services.accounts import AccountService, Identity
+from server.services.health import Health
+from server.services.presence import PresenceService
+from server.telemetry import get_logger, new_error_id
+from server.views import ErrorView, EventFailed
+
+from .sessions import Session, Sessions, retry_after
+
+_log = get_logger(__name__)
+
+Handler = Callable[[Session, Any], Awaitable[Struct]]
+
+
+class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The ack of every event: `{ok: true, data}` or `{ok: false, error}`."""
+
+    ok: bool
+    data: Struct | None = None
+    error: ErrorView | None = None
+
+
+class NamespaceRules(Struct, frozen=True, kw_only=True):
+    """`rates` None: no limits. `deadline_s` is how long an event may take."""
+
+    rates: Mapping[str, Rate] | None
+    deadline_s: float
+    may_query_token: bool
+
+
+def error_view(error: ChatError) -> ErrorView:
+    """An error as clients see it."""
+    return ErrorView(
+        code=error.code,
+        message=error.message,
+        field=error.field if error.field is not None else UNSET,
+        retry_after_ms=error.retry_after_ms if error.retry_after_ms is not None else UNSET,
+        error_id=error.error_id if isinstance(error, InternalError) else UNSET,
+    )
+
+
+class Namespace:
+    """The engine's application. A subclass has one method for each event of the contract."""
+
+    def __init__(
+        self,
+        accounts: AccountService,
+        presence: PresenceService,
+        sessions: Sessions,
+        health: Health,
+        limiter: RateLimiter,
+        rules: NamespaceRules,
+    ) -> None:
+        self._accounts = accounts
+        self._presence = presence
+        self._sessions = sessions
+        self._health = health
+        self._limiter = limiter
+        self._rules = rules
+        self._handlers: dict[str, Handler] = {name: getattr(self, name) for name in events.CLIENT_EVENTS}
+
+    async def connect(self, connection: Connection, auth: object) -> None:
+        """Authenticate and enter the rooms, or refuse with a code; nothing else ever leaves this method."""
+        try:
+            async with asyncio.timeout(self._rules.deadline_s):
+                await self._admit(connection, auth)
+        except (UnavailableError, TimeoutError) as error:
+            self._health.store_failed()
+            _log.warning("conn.closed", sid=connection.sid, code="unavailable")
+            raise TransportClosedError from error
+        except ChatError as error:
+            _log.info("conn.refused", sid=connection.sid, code=error.code)
+            raise RefusedError(error.message, {"code": error.code, "retry": retry_after(error)}) from None
+        except Exception:  # noqa: BLE001 - logged; a client must never be left without an answer
+            error_id = new_error_id()
+            _log.exception("conn.refused", sid=connection.sid, code="internal", error_id=error_id)
+            data: dict[str, object] = {"code": "internal", "retry": "never", "error_id": error_id}
+            raise RefusedError("something went wrong on the server", data) from None
+
+    async def _admit(self, connection: Connection, auth: object) -> None:
+        fields = auth if isinstance(auth, dict) else {}
+        room_id = fields.get("room_id")
+        if room_id is not None and not isinstance(room_id, str):
+            raise InvalidError("auth.room_id is a string", field="room_id")
+        identity = await self.authenticate(self._token(connection, fields))
+        session = Session(connection, identity, room_id)
+        await self._sessions.admit(session)
+        connection.state = session
+        try:
+            await self._presence.arrive(identity.user, connection.sid)
+        except BaseException:
+            await self.disconnected(connection, "refused")
+            raise
+
+    async def authenticate(self, token: str | None) -> Identity:
+        """Whom the token stands for as this returns; the end of a login just read would miss its session."""
+        while True:
+            ended_logins = self._sessions.ended_logins
+            identity = await self._accounts.authenticate(token)
+            if ended_logins == self._sessions.ended_logins:
+                return identity
+
+    def _token(self, connection: Connection, fields: Mapping[str, object]) -> str | None:
+        token = fields.get("token")
+        if token is not None:
+            return token if isinstance(token, str) else "not a token"
+        scheme, _, bearer = connection.request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and bearer:
+            return str(bearer).strip()
+        return connection.request.query.get("token") if self._rules.may_query_token else None
+
+    def connected(self, connection: Connection) -> None:
+        """CONNECT is written."""
+        session = connection.state
+        assert isinstance(session, Session)  # noqa: S101 - connect returned
+        _log.info("conn.accepted", sid=connection.sid, user_id=session.user_id)
+        self._sessions.go_live(session)
+
+    async def disconnected(self, connection: Connection, reason: str) -> None:
+        """The connection is over, accepted or cut off while it was being accepted."""
+        session = connection.state
+        if not isinstance(session, Session):
+            return
+        connection.state = None
+        self._sessions.remove(session)
+        _log.info("conn.closed", sid=connection.sid, user_id=session.user_id, reason=reason)
+        try:
+            await self._presence.leave(session.user_id, connection.sid)
+        except ChatError as error:
+            _log.warning("presence.failed", code=error.code)
+
+    async def event(
+        self, connection: Connection, name: str, args: list[object], *, wants_ack: bool
+    ) -> object | None:
+        """Every event is answered: by its ack, or where it asked for none, by `event_failed` if it failed."""
+        try:
+            async with asyncio.timeout(self._rules.deadline_s):
+                answer = Answer(ok=True, data=await self._handle(connection, name, args))
+        except ChatError as error:
+            _log.info("msg.rejected", sid=connection.sid, name=name[:64], code=error.code, field=error.field)
+            answer = Answer(ok=False, error=error_view(error))
+        except TimeoutError:
+            _log.warning("msg.rejected", sid=connection.sid, name=name, code="unavailable")
+            answer = Answer(ok=False, error=error_view(UnavailableError("it took too long")))
+        except Exception:  # noqa: BLE001 - logged; every event is answered
+            error_id = new_error_id()
+            _log.exception("msg.rejected", sid=connection.sid, name=name, code="internal", error_id=error_id)
+            answer = Answer(ok=False, error=error_view(InternalError(error_id)))
+        if not wants_ack and answer.error is not None:
+            shown_name = name[:64].encode(errors="replace").decode()
+            failed = EventFailed(event=shown_name, client_msg_id=_client_msg_id(args), error=answer.error)
+            connection.emit("event_failed", failed)
+        return answer if wants_ack else None
+
+    async def _handle(self, connection: Connection, name: str, args: list[object]) -> Struct:
+        declared = events.CLIENT_EVENTS.get(name)
+        if declared is None:
+            raise UnknownEventError("the server knows no such event")
+        session = connection.state
+        if not isinstance(session, Session):
+            raise UnauthenticatedError("this connection is not signed in")
+        self._take_rate(session.user_id, declared.rate)
+        payload = events.decode(_one_object(args, declared, session.room_id), declared.payload)
+        return await self._handlers[name](session, payload)
+
+    def _take_rate(self, user_id: str, rate_class: str) -> None:
+        if self._rules.rates is None:
+            return
+        wait_s = self._limiter.take((user_id, rate_class), self._rules.rates[rate_class], time.monotonic())
+        if wait_s > 0:
+            raise RateLimitedError("too many events", retry_after_ms=int(wait_s * 1000) + 1)
+
+
+def _one_object(args: list[object], declared: events.ClientEvent, room_id: str | None) -> dict[str, object]:
+    payload = args[0] if args else {}
+    if len(args) > 1 or not isinstance(payload, dict):
+        raise InvalidError("an event carries one object")
+    if room_id is None:
+        return payload
+    own = dict(payload)
+    if own.get("type") == declared.name:
+        del own["type"]
+    if "room_id" in declared.payload.__struct_fields__ and "to_user_id" not in own:
+        own.setdefault("room_id", room_id)
+    return own
+
+
+def _client_msg_id(args: list[object]) -> str | None:
+    payload = args[0] if args else None
+    given = payload.get("client_msg_id") if isinstance(payload, dict) else None
+    return given if isinstance(given, str) and len(given) <= 64 and given.isprintable() else None  # noqa: PLR2004

@@ -1,0 +1,251 @@
+"""The signed-in connections of this server: whose they are, which rooms they are in, and when they end."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from server.domain.errors import ChatError, NotFoundError, TokenRevokedError
+from server.realtime.server import Connection
+from server.services.accounts import Identity
+from server.services.notices import Control, LoginEnded, MembershipChanged
+from server.services.rooms import RoomService
+from server.telemetry import get_logger
+from server.views import ExpiresData, RoomLeft, ServerDraining, SessionEnded
+
+_LONGEST_TIMER_S = 24 * 3600.0
+_log = get_logger(__name__)
+
+
+class SessionRules(Struct, frozen=True, kw_only=True):
+    """Durations in seconds; `sockets_per_user` None: no limit."""
+
+    leeway_s: int
+    expiring_notice_s: int
+    sockets_per_user: int | None
+
+
+def room_channel(room_id: str) -> str:
+    """The engine's room of a chat room."""
+    return f"room:{room_id}"
+
+
+def user_channel(user_id: str) -> str:
+    """The engine's room of everything a user has open."""
+    return f"user:{user_id}"
+
+
+class Session:
+    """One accepted connection. `room_id`: it asked for that room alone."""
+
+    def __init__(self, connection: Connection, identity: Identity, room_id: str | None) -> None:
+        self.connection = connection
+        self.identity = identity
+        self.room_id = room_id
+        self.is_live = False
+        self.end: SessionEnded | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.was_warned = False
+
+    @property
+    def user_id(self) -> str:
+        return self.identity.user.id
+
+
+class _Person:
+    """A user's sessions here, oldest first; `version` counts the notices about their memberships."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.version = 0
+
+
+class Sessions:
+    """All sessions of this server."""
+
+    def __init__(
+        self, rooms: RoomService, rules: SessionRules, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._rooms = rooms
+        self._rules = rules
+        self._clock = clock
+        self._people: dict[str, _Person] = {}
+        self.ended_logins = 0
+        """How many logins have ended: a token that was read before the last of them is to be read again."""
+
+    async def admit(self, session: Session) -> None:
+        """Register the session and enter its rooms, before its CONNECT is written.
+
+        Raises NotFoundError when the one room it asked for is not the user's, TokenRevokedError when its
+        login ended meanwhile. A session that was refused is not registered.
+        """
+        person = self._people.setdefault(session.user_id, _Person())
+        person.sessions[session.connection.sid] = session
+        try:
+            await self._enter_rooms(session.user_id, [session])
+            _require_admitted(session)
+        except BaseException:
+            self.remove(session)
+            raise
+
+    def go_live(self, session: Session) -> None:
+        """CONNECT is written: start its clock; end it if it ended meanwhile, or the oldest of too many."""
+        session.is_live = True
+        if session.end is not None:
+            self._end(session, session.end)
+            return
+        self._watch(session)
+        person = self._people.get(session.user_id)
+        limit = self._rules.sockets_per_user
+        if person is None or limit is None:
+            return
+        live = [each for each in person.sessions.values() if each.is_live and each.end is None]
+        for oldest in live[: max(0, len(live) - limit)]:
+            self._end(oldest, _too_many(limit))
+
+    def remove(self, session: Session) -> None:
+        """The connection is over."""
+        if session.timer is not None:
+            session.timer.cancel()
+        person = self._people.get(session.user_id)
+        if person is not None:
+            person.sessions.pop(session.connection.sid, None)
+            if not person.sessions:
+                del self._people[session.user_id]
+
+    def renew(self, session: Session, identity: Identity) -> int:
+        """The session goes on with another token of the same user; the seconds until that one expires."""
+        session.identity = identity
+        session.was_warned = False
+        self._watch(session)
+        return self.expires_in(session)
+
+    def expires_in(self, session: Session) -> int:
+        """Whole seconds until the token's `exp`, 0 when it is past."""
+        return max(0, int(session.identity.expires_at - self._clock()))
+
+    async def handle(self, notice: Control) -> None:
+        """Do here what a notice says; when it returns it is done."""
+        if isinstance(notice, LoginEnded):
+            self.ended_logins += 1
+            for session in self._sessions_of(notice.user_id):
+                if notice.login_id in (None, session.identity.login_id):
+                    self._end(session, _revoked())
+        elif isinstance(notice, MembershipChanged):
+            if notice.left_because is not None:
+                self._leave(notice, RoomLeft(room_id=notice.room_id, reason=notice.left_because))
+            await self._follow(notice)
+
+    async def drain(self, spread_s: float) -> None:
+        """Tell every session when it will be closed, and close them one after the other over `spread_s`."""
+        live = [each for person in self._people.values() for each in person.sessions.values() if each.is_live]
+        step_s = spread_s / max(1, len(live))
+        for index, session in enumerate(live):
+            delay_ms = int(index * step_s * 1000)
+            session.connection.emit("server_draining", ServerDraining(reconnect_in_ms=delay_ms))
+        for session in live:
+            session.connection.close()
+            await asyncio.sleep(step_s)
+
+    def _leave(self, notice: MembershipChanged, data: RoomLeft) -> None:
+        for user_id in notice.user_ids & self._people.keys():
+            for session in self._sessions_of(user_id):
+                session.connection.leave(room_channel(notice.room_id))
+                if session.room_id == notice.room_id:
+                    session.connection.emit("room_left", data)
+
+    async def _follow(self, notice: MembershipChanged) -> None:
+        """Enter what the store names now. Sessions whose rooms cannot be read are closed: they come back."""
+        concerned = notice.user_ids & self._people.keys()
+        for user_id in concerned:
+            self._people[user_id].version += 1
+        for user_id in concerned:
+            sessions = self._sessions_of(user_id)
+            try:
+                await self._enter_rooms(user_id, sessions)
+            except ChatError as error:
+                _log.warning("conn.closed", user_id=user_id, code=error.code)
+                for session in sessions:
+                    session.connection.close()
+
+    async def _enter_rooms(self, user_id: str, sessions: list[Session]) -> None:
+        """Put the sessions into the rooms that the store names; read again when a notice came meanwhile."""
+        while (person := self._people.get(user_id)) is not None:
+            version = person.version
+            room_ids = await self._rooms.room_ids(user_id)
+            if person.version == version:
+                for session in sessions:
+                    _settle(session, room_ids)
+                return
+
+    def _sessions_of(self, user_id: str) -> list[Session]:
+        person = self._people.get(user_id)
+        return list(person.sessions.values()) if person is not None else []
+
+    def _watch(self, session: Session) -> None:
+        if session.timer is not None:
+            session.timer.cancel()
+        left_s = session.identity.expires_at - self._clock()
+        if left_s <= -self._rules.leeway_s:
+            self._end(session, _expired())
+            return
+        if left_s <= self._rules.expiring_notice_s and not session.was_warned:
+            session.was_warned = True
+            session.connection.emit("auth_expiring", ExpiresData(expires_in=self.expires_in(session)))
+        next_s = (
+            left_s + self._rules.leeway_s if session.was_warned else left_s - self._rules.expiring_notice_s
+        )
+        loop = asyncio.get_running_loop()
+        session.timer = loop.call_later(min(max(next_s, 0.001), _LONGEST_TIMER_S), self._watch, session)
+
+    def _end(self, session: Session, end: SessionEnded) -> None:
+        session.end = end
+        if not session.is_live:
+            return
+        if session.timer is not None:
+            session.timer.cancel()
+        _log.info("conn.ended", user_id=session.user_id, sid=session.connection.sid, code=end.code)
+        session.connection.emit("session_ended", end)
+        if end.retry == "never":
+            session.connection.disconnect()
+        else:
+            session.connection.close()
+
+
+def _settle(session: Session, room_ids: set[str]) -> None:
+    wanted = {room_channel(room_id) for room_id in room_ids}
+    if session.room_id is not None:
+        wanted &= {room_channel(session.room_id)}
+    else:
+        wanted.add(user_channel(session.user_id))
+    connection = session.connection
+    for channel in connection.rooms - wanted:
+        connection.leave(channel)
+    for channel in wanted - connection.rooms:
+        connection.enter(channel)
+
+
+def _require_admitted(session: Session) -> None:
+    if session.end is not None:
+        raise TokenRevokedError("this login was ended")
+    if session.room_id is not None and room_channel(session.room_id) not in session.connection.rooms:
+        raise NotFoundError("there is no such room, or you are not in it", field="room_id")
+
+
+def _expired() -> SessionEnded:
+    return SessionEnded(code="token_expired", message="the token has expired", retry="refresh")
+
+
+def _revoked() -> SessionEnded:
+    return SessionEnded(code="token_revoked", message="this login was ended", retry="never")
+
+
+def _too_many(limit: int) -> SessionEnded:
+    message = f"more than {limit} connections are open: the oldest one was ended"
+    return SessionEnded(code="rate_limited", message=message, retry="never")
+
+
+def retry_after(error: ChatError) -> str:
+    """What a client that is refused does next: `refresh` its token, or `never` try again by itself."""
+    return "refresh" if error.code == "token_expired" else "never"

@@ -1,0 +1,64 @@
+"""Whether this server can do its work, and what it tells the balancer in front of it."""
+
+import math
+from collections.abc import Callable
+
+from server.domain.errors import ChatError
+from server.storage.base import MetaStore
+from server.telemetry import get_logger
+
+_UNREADY_AFTER_S = 10.0
+_CHECK_EVERY_S = 1.0
+_log = get_logger(__name__)
+
+
+class Health:
+    """`tick` asks the store; a failure seen elsewhere is believed at once, until the store answers again.
+
+    `is_leaving`: the balancer should send nobody more; `is_draining`: nobody more is let in.
+    """
+
+    def __init__(self, store: MetaStore, *, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._checked_at = -math.inf
+        self._failing_since: float | None = None
+        self.is_started = False
+        self.is_leaving = False
+        self.is_draining = False
+
+    @property
+    def can_admit(self) -> bool:
+        """Whether a new connection would find what it needs."""
+        return self.is_started and not self.is_draining and self._failing_since is None
+
+    def unready_because(self) -> list[str]:
+        """Why the balancer should send nobody here; empty when it should."""
+        reasons = []
+        if not self.is_started:
+            reasons.append("starting")
+        if self.is_leaving:
+            reasons.append("draining")
+        if self._failing_since is not None and self._clock() - self._failing_since >= _UNREADY_AFTER_S:
+            reasons.append("store")
+        return reasons
+
+    def store_failed(self) -> None:
+        """The store did not answer somebody."""
+        if self._failing_since is None:
+            self._failing_since = self._clock()
+            _log.error("store.away")
+
+    async def tick(self) -> None:
+        """Ask the store whether it is there, once a second."""
+        if self._clock() - self._checked_at < _CHECK_EVERY_S:
+            return
+        self._checked_at = self._clock()
+        try:
+            await self._store.ping()
+        except ChatError:
+            self.store_failed()
+        else:
+            if self._failing_since is not None:
+                self._failing_since = None
+                _log.info("store.back")

@@ -1,0 +1,58 @@
+"""What the use cases say to the connected world, in the words of the domain: people and rooms, no sockets."""
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from server.views import LeaveReason
+
+
+class Tell(Struct, frozen=True, kw_only=True):
+    """An event for every socket in these rooms and of these people; each socket gets it once."""
+
+    event: str
+    data: Struct
+    rooms: frozenset[str] = frozenset()
+    users: frozenset[str] = frozenset()
+
+
+class MembershipChanged(Struct, frozen=True, kw_only=True):
+    """These people joined or left a room; `reason` is given when they left."""
+
+    room_id: str
+    user_ids: frozenset[str]
+    left_because: LeaveReason | None = None
+
+
+class RoomChanged(Struct, frozen=True, kw_only=True):
+    """A room's name, or somebody's role in it, is another one."""
+
+    room_id: str
+
+
+class ProfileChanged(Struct, frozen=True, kw_only=True):
+    """A person's name or picture is another one."""
+
+    user_id: str
+
+
+class LoginEnded(Struct, frozen=True, kw_only=True):
+    """The sockets of one login of a user end; of all of them where `login_id` is None."""
+
+    user_id: str
+    login_id: str | None
+
+
+Control = MembershipChanged | RoomChanged | ProfileChanged | LoginEnded
+Notice = Tell | Control
+
+
+class Publisher(Protocol):
+    """Takes notices to every server."""
+
+    async def publish(self, *notices: Notice) -> None:
+        """In this order; when it returns, this server's own sockets have been told.
+
+        A `MembershipChanged` that somebody left holds from the moment it is handled: no later event of the
+        room reaches them. Raises UnavailableError when the other servers cannot be told in time.
+        """

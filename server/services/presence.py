@@ -1,0 +1,117 @@
+"""Who is online and who is typing, and who is told of it."""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from server.domain.models import User
+from server.ephemeral.base import Ephemeral, Typing
+from server.events import TypingPayload
+from server.services.directory import Directory
+from server.services.notices import Publisher, Tell
+from server.services.views import iso_or_none
+from server.storage.base import RoomStore, UserStore
+from server.views import TypingStatus, UserStatus
+
+
+class PresenceRules(Struct, frozen=True, kw_only=True):
+    """Durations in seconds. Over `quiet_above` members nobody is told who comes online."""
+
+    grace_s: float
+    typing_ttl_s: float
+    quiet_above: int
+    most_typing: int
+
+
+class PresenceService:
+    """A person is online while any of their connections holds; `tick` notices what has run out."""
+
+    def __init__(
+        self,
+        ephemeral: Ephemeral,
+        rooms: RoomStore,
+        users: UserStore,
+        directory: Directory,
+        publisher: Publisher,
+        rules: PresenceRules,
+        *,
+        clock: Callable[[], int],
+    ) -> None:
+        self._ephemeral = ephemeral
+        self._rooms = rooms
+        self._users = users
+        self._directory = directory
+        self._publisher = publisher
+        self._rules = rules
+        self._clock = clock
+        self._left_at: dict[str, int] = {}
+        self._gone: dict[str, int] = {}
+
+    async def arrive(self, user: User, connection_id: str) -> None:
+        """A connection of the user begins."""
+        if await self._ephemeral.arrive(user.id, connection_id):
+            await self._tell_status(user, is_online=True)
+
+    async def leave(self, user_id: str, connection_id: str) -> None:
+        """A connection ends: typing ends at once, being online after the grace."""
+        self._left_at[user_id] = self._clock()
+        await self._ephemeral.leave(user_id, connection_id, self._rules.grace_s)
+        for typing in await self._ephemeral.stop_typing_from(connection_id):
+            await self._tell_typing(typing, is_typing=False)
+
+    async def typing(self, actor: str, wanted: TypingPayload, connection_id: str) -> None:
+        """The actor began or ended typing in one of their rooms."""
+        await self._directory.get_access(wanted.room_id, actor)
+        typing = Typing(wanted.room_id, actor)
+        if not wanted.is_typing:
+            await self.stop_typing(wanted.room_id, actor)
+            return
+        is_large = await self._directory.member_count(wanted.room_id) > self._rules.quiet_above
+        most = self._rules.most_typing if is_large else 1_000_000
+        if await self._ephemeral.start_typing(typing, connection_id, self._rules.typing_ttl_s, most):
+            await self._tell_typing(typing, is_typing=True)
+
+    async def stop_typing(self, room_id: str, user_id: str) -> None:
+        """End it, if it is shown."""
+        typing = Typing(room_id, user_id)
+        if await self._ephemeral.stop_typing(typing):
+            await self._tell_typing(typing, is_typing=False)
+
+    async def tick(self) -> None:
+        """Tell of those who went offline and of typing that ran out. Called about twice a second."""
+        for typing in await self._ephemeral.reap_typing():
+            await self._tell_typing(typing, is_typing=False)
+        # Named once by the reaper, and kept until it is told: the store may be away.
+        for user_id in await self._ephemeral.reap():
+            self._gone[user_id] = self._left_at.pop(user_id, self._clock())
+        if not self._gone:
+            return
+        await self._users.set_last_seen(list(self._gone.items()))
+        for user in (await self._users.find_users(list(self._gone))).values():
+            await self._tell_status(user, is_online=False)
+        self._gone.clear()
+
+    async def _tell_status(self, user: User, *, is_online: bool) -> None:
+        """Tell it, unless it has ceased to be so while this was read: then who changed it tells."""
+        room_ids = [each.room.id for each in await self._rooms.memberships(user.id)]
+        counts = await self._directory.member_counts(room_ids)
+        small = frozenset(each for each in room_ids if counts.get(each, 0) <= self._rules.quiet_above)
+        if not small:
+            return
+        status = UserStatus(
+            user_id=user.id,
+            username=user.username,
+            status="online" if is_online else "offline",
+            last_seen=iso_or_none(user.last_seen),
+        )
+        if is_online == (user.id in await self._ephemeral.online({user.id})):
+            await self._publisher.publish(Tell(event="user_status", data=status, rooms=small))
+
+    async def _tell_typing(self, typing: Typing, *, is_typing: bool) -> None:
+        user = await self._directory.get_profile(typing.user_id)
+        data = TypingStatus(
+            room_id=typing.room_id, user_id=user.id, username=user.username, is_typing=is_typing
+        )
+        await self._publisher.publish(
+            Tell(event="typing_status", data=data, rooms=frozenset([typing.room_id]))
+        )

@@ -1,0 +1,175 @@
+"""A connection without an engine: it remembers what is done to it."""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import jwt
+import msgspec
+
+from namespaces.base import NamespaceRules
+from namespaces.chat import ChatNamespace
+from namespaces.sessions import Session, SessionRules, Sessions
+from server.domain.ratelimit import Rate, RateLimiter
+from server.realtime import packets
+from server.realtime.server import Connection
+from server.services.accounts import Identity
+from tests.harness import SECRET
+from tests.services import Site
+
+NAMESPACE = "/chat"
+
+
+class FakeConnection(Connection):
+    """As the engine's for its application. `journal` is all that was done to it, in order."""
+
+    def __init__(
+        self, sid: str = "1", *, headers: dict[str, str] | None = None, query: dict[str, str] | None = None
+    ) -> None:
+        """Without the engine's own parts: nothing here calls them."""
+        self.sid = sid
+        self.namespace = NAMESPACE
+        self.request = SimpleNamespace(headers=headers or {}, query=query or {})
+        self.state = None
+        self.journal: list[tuple[Any, ...]] = []
+        self._inside: dict[str, None] = {}
+        self._is_over = False
+
+    @property
+    def rooms(self) -> frozenset[str]:
+        return frozenset(self._inside)
+
+    @property
+    def is_open(self) -> bool:
+        return not self._is_over
+
+    def emit(self, event: str, data: object) -> None:
+        packets.encode_event(self.namespace, event, data)
+        if self.is_open:
+            self.journal.append(("emit", event, data))
+
+    def enter(self, room: str) -> None:
+        if self.is_open:
+            self._inside[room] = None
+            self.journal.append(("enter", room))
+
+    def leave(self, room: str) -> None:
+        if self._inside.pop(room, room) is None:
+            self.journal.append(("leave", room))
+
+    def disconnect(self) -> None:
+        self._end("disconnect")
+
+    def close(self) -> None:
+        self._end("close")
+
+    def _end(self, how: str) -> None:
+        if self.is_open:
+            self._is_over = True
+            self._inside.clear()
+            self.journal.append((how,))
+
+    def emitted(self, event: str) -> list[Any]:
+        """What was sent with this event."""
+        return [entry[2] for entry in self.journal if entry[:2] == ("emit", event)]
+
+    def ending(self) -> list[str]:
+        """How it ended."""
+        return [entry[0] for entry in self.journal if entry[0] in ("disconnect", "close")]
+
+
+class World:
+    """The sessions of a site: they follow its notices, behind the directory."""
+
+    def __init__(self, site: Site, *, sockets_per_user: int | None = None) -> None:
+        self.site = site
+        rules = SessionRules(leeway_s=5, expiring_notice_s=60, sockets_per_user=sockets_per_user)
+        self.sessions = Sessions(site.rooms, rules, clock=site.clock.s)
+        site.publisher.follow(self.sessions.handle)
+        self._sids = iter(range(1, 1_000_000))
+
+    def session(
+        self, user_id: str, *, room_id: str | None = None, identity: Identity | None = None
+    ) -> Session:
+        """A session that has not been admitted yet."""
+        return Session(
+            FakeConnection(f"{next(self._sids)}"), identity or self.site.identity(user_id), room_id
+        )
+
+    async def connect(self, user_id: str, **session: Any) -> Session:
+        """A session that is live."""
+        made = self.session(user_id, **session)
+        await self.sessions.admit(made)
+        self.sessions.go_live(made)
+        return made
+
+
+def connection_of(session: Session) -> FakeConnection:
+    assert isinstance(session.connection, FakeConnection)
+    return session.connection
+
+
+class Chat(World):
+    """The namespace over a site, as the engine calls it."""
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        rates: Mapping[str, Rate] | None = None,
+        deadline_s: float = 10,
+        may_query_token: bool = False,
+    ) -> None:
+        super().__init__(site)
+        site.health.is_started = True
+        rules = NamespaceRules(rates=rates, deadline_s=deadline_s, may_query_token=may_query_token)
+        self.namespace = ChatNamespace(
+            site.accounts,
+            site.rooms,
+            site.messages,
+            site.sync,
+            site.presence,
+            self.sessions,
+            site.health,
+            RateLimiter(),
+            rules,
+        )
+
+    def token(self, user_id: str, **claims: Any) -> str:
+        """A token of the site's own users."""
+        now = int(self.site.clock.now_s)
+        named = {"sub": user_id, "preferred_username": user_id, "iat": now, "exp": now + 900, **claims}
+        return jwt.encode(named, SECRET, algorithm="HS256")
+
+    async def enter(self, user_id: str, **auth: Any) -> FakeConnection:
+        """A connection that was accepted."""
+        connection = FakeConnection(f"{next(self._sids)}")
+        await self.namespace.connect(connection, {"token": self.token(user_id), **auth})
+        self.namespace.connected(connection)
+        return connection
+
+    async def ask(self, connection: FakeConnection, event: str, *args: object) -> dict[str, Any]:
+        """The ack of an event, as JSON."""
+        answer = await self.namespace.event(connection, event, list(args), wants_ack=True)
+        decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(answer))
+        return decoded
+
+    async def call(self, connection: FakeConnection, event: str, **payload: Any) -> dict[str, Any]:
+        """The data of an event that is done."""
+        answer = await self.ask(connection, event, payload)
+        assert answer.keys() == {"ok", "data"}, answer
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    async def error(self, connection: FakeConnection, event: str, *args: object) -> dict[str, Any]:
+        """The error of an event that is refused."""
+        answer = await self.ask(connection, event, *args)
+        assert answer.keys() == {"ok", "error"}, answer
+        error: dict[str, Any] = answer["error"]
+        return error
+
+    async def is_forgotten(self, user_id: str) -> bool:
+        """Whether nothing here knows of the user any more, once the grace is over."""
+        self.site.clock.advance(5)
+        await self.site.ephemeral.reap()
+        return not self.sessions._people and not await self.site.ephemeral.online({user_id})

@@ -1,0 +1,82 @@
+import pytest
+
+from server.services.health import Health
+from tests.services import Clock, Site, break_
+
+
+@pytest.fixture
+def health(site: Site) -> Health:
+    site.health.is_started = True
+    return site.health
+
+
+def state(health: Health) -> tuple[bool, list[str]]:
+    """(whether somebody is let in, why nobody should be sent here)."""
+    return health.can_admit, health.unready_because()
+
+
+def test_nobody_is_let_in_before_the_start(site: Site) -> None:
+    assert state(site.health) == (False, ["starting"])
+    site.health.is_started = True
+    assert state(site.health) == (True, [])
+
+
+def test_a_server_that_leaves_still_lets_people_in_until_it_drains(health: Health) -> None:
+    health.is_leaving = True
+    assert state(health) == (True, ["draining"])
+    health.is_draining = True
+    assert state(health) == (False, ["draining"])
+
+
+async def test_a_store_that_fails_shuts_the_door_at_once_and_is_reported_after_ten_seconds(
+    site: Site, health: Health
+) -> None:
+    mend = break_(site.storage, "ping")
+    for _ in range(10):
+        await health.tick()
+        assert state(health) == (False, [])
+        site.clock.advance(1)
+    assert state(health) == (False, ["store"])
+    mend()
+    await health.tick()
+    assert state(health) == (True, [])
+
+
+async def test_a_failure_seen_elsewhere_is_believed_until_the_store_answers(
+    site: Site, health: Health
+) -> None:
+    health.store_failed()
+    site.clock.advance(9)
+    health.store_failed()
+    site.clock.advance(1)
+    assert state(health) == (False, ["store"])
+    await health.tick()
+    assert state(health) == (True, [])
+
+
+async def test_the_store_is_asked_once_a_second(site: Site, health: Health) -> None:
+    await health.tick()
+    break_(site.storage, "ping")
+    await health.tick()
+    assert state(health) == (True, [])
+    site.clock.advance(1)
+    await health.tick()
+    assert state(health) == (False, [])
+
+
+async def test_a_bug_is_not_taken_for_a_store_that_is_away(site: Site, health: Health) -> None:
+    break_(site.storage, "ping", error=ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        await health.tick()
+    assert state(health) == (True, [])
+
+
+async def test_the_first_tick_asks_whatever_the_clock_says(site: Site) -> None:
+    """A monotonic clock may begin near zero."""
+    clock = Clock()
+    clock.now_s = 0.0
+    health = Health(site.storage, clock=clock.s)
+    health.is_started = True
+    break_(site.storage, "ping")
+    await health.tick()
+    assert state(health) == (False, [])

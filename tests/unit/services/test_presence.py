@@ -1,0 +1,175 @@
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from server.domain.errors import NotFoundError, UnavailableError
+from server.events import TypingPayload
+from server.services.views import iso
+from server.views import TypingStatus, UserStatus
+from tests import builders
+from tests.services import Site, SiteRules, break_, hold_answer, open_site
+
+
+@pytest.fixture
+async def room_id(site: Site) -> str:
+    """A room of Juan's with Ana."""
+    await site.people("juan", "ana")
+    room_id = await site.group("juan", "ana")
+    site.publisher.forget()
+    return room_id
+
+
+def statuses(site: Site) -> list[tuple[str, str]]:
+    """Who was told to be what, in order."""
+    told = [tell.data for tell in site.publisher.told("user_status")]
+    return [(data.user_id, data.status) for data in told if isinstance(data, UserStatus)]
+
+
+def typing(site: Site) -> list[tuple[str, bool]]:
+    """Who was told to be typing or not, in order."""
+    told = [tell.data for tell in site.publisher.told("typing_status")]
+    return [(data.user_id, data.is_typing) for data in told if isinstance(data, TypingStatus)]
+
+
+async def type_in(site: Site, room_id: str, user_id: str, *, is_typing: bool = True) -> None:
+    wanted = TypingPayload(room_id=room_id, is_typing=is_typing)
+    await site.presence.typing(user_id, wanted, f"{user_id} 1")
+
+
+async def test_a_person_is_online_from_the_first_connection_until_the_grace_after_the_last(
+    site: Site, room_id: str
+) -> None:
+    juan = builders.user("juan")
+    for connection in ("phone", "laptop"):
+        await site.presence.arrive(juan, connection)
+    await site.presence.leave("juan", "phone")
+    site.clock.advance(60)
+    await site.presence.tick()
+    assert statuses(site) == [("juan", "online")]
+    left_at = site.clock.ms()
+    await site.presence.leave("juan", "laptop")
+    site.clock.advance(4.9)
+    await site.presence.tick()
+    assert statuses(site) == [("juan", "online")]
+    site.clock.advance(0.1)
+    for _ in range(2):
+        await site.presence.tick()
+    assert statuses(site) == [("juan", "online"), ("juan", "offline")]
+    told = site.publisher.told("user_status")[-1]
+    assert told.rooms == {room_id}
+    assert told.data == UserStatus(user_id="juan", username="juan", status="offline", last_seen=iso(left_at))
+    assert (await site.accounts.me("juan")).last_seen == iso(left_at)
+
+
+async def test_who_comes_back_within_the_grace_was_never_away(site: Site, room_id: str) -> None:
+    assert room_id
+    juan = builders.user("juan")
+    await site.presence.arrive(juan, "1")
+    for connection in range(1, 4):
+        await site.presence.leave("juan", str(connection))
+        site.clock.advance(4.9)
+        await site.presence.tick()
+        await site.presence.arrive(juan, str(connection + 1))
+        site.clock.advance(5)
+        await site.presence.tick()
+    assert statuses(site) == [("juan", "online")]
+
+
+async def test_who_comes_back_as_the_grace_ends_is_told_last_to_be_online(site: Site, room_id: str) -> None:
+    assert room_id
+    juan = builders.user("juan")
+    await site.presence.arrive(juan, "1")
+    await site.presence.leave("juan", "1")
+    site.clock.advance(5)
+    gate = hold_answer(site.storage, "set_last_seen")
+    ticking = asyncio.create_task(site.presence.tick())
+    await gate.reached()
+    await site.presence.arrive(juan, "2")
+    gate.open()
+    await ticking
+    assert statuses(site)[-1] == ("juan", "online")
+    assert (await site.accounts.me("juan")).status == "online"
+
+
+async def test_nobody_is_left_online_by_a_store_that_was_away(site: Site, room_id: str) -> None:
+    assert room_id
+    await site.presence.arrive(builders.user("juan"), "1")
+    await site.presence.leave("juan", "1")
+    site.clock.advance(5)
+    mend = break_(site.storage, "set_last_seen")
+    with pytest.raises(UnavailableError):
+        await site.presence.tick()
+    mend()
+    await site.presence.tick()
+    assert statuses(site) == [("juan", "online"), ("juan", "offline")]
+
+
+async def test_typing_is_told_until_it_ends_by_itself_or_is_ended(site: Site, room_id: str) -> None:
+    await type_in(site, room_id, "juan")
+    site.clock.advance(5)
+    await type_in(site, room_id, "juan")
+    site.clock.advance(5.9)
+    await site.presence.tick()
+    assert typing(site) == [("juan", True), ("juan", True)]
+    site.clock.advance(0.1)
+    for _ in range(2):
+        await site.presence.tick()
+    assert typing(site)[2:] == [("juan", False)]
+    await type_in(site, room_id, "juan")
+    for _ in range(2):
+        await type_in(site, room_id, "juan", is_typing=False)
+    assert typing(site)[3:] == [("juan", True), ("juan", False)]
+    assert {tell.rooms for tell in site.publisher.told()} == {frozenset([room_id])}
+
+
+async def test_typing_ends_with_the_connection_that_it_came_from(site: Site, room_id: str) -> None:
+    juan = builders.user("juan")
+    for connection in ("juan 1", "juan 2"):
+        await site.presence.arrive(juan, connection)
+    await type_in(site, room_id, "juan")
+    await site.presence.leave("juan", "juan 2")
+    assert typing(site) == [("juan", True)]
+    await site.presence.leave("juan", "juan 1")
+    assert typing(site) == [("juan", True), ("juan", False)]
+
+
+async def test_nobody_types_in_a_room_that_they_are_not_in(site: Site, room_id: str) -> None:
+    await site.people("eva")
+    for is_typing in (True, False):
+        with pytest.raises(NotFoundError):
+            await type_in(site, room_id, "eva", is_typing=is_typing)
+    assert site.publisher.told() == []
+
+
+@pytest.fixture
+async def crowd(tmp_path: Path) -> AsyncIterator[Site]:
+    """A site where a room of three is large, and two may be shown typing in it."""
+    async with open_site(tmp_path, SiteRules(quiet_above=2, most_typing=2)) as opened:
+        await opened.people("juan", "ana", "eva")
+        yield opened
+
+
+async def test_who_comes_and_goes_is_told_in_small_rooms_alone(crowd: Site) -> None:
+    large_id = await crowd.group("juan", "ana", "eva")
+    eva = builders.user("eva")
+    await crowd.presence.arrive(eva, "1")
+    assert statuses(crowd) == []
+    small_id = await crowd.group("juan", "eva")
+    await crowd.presence.leave("eva", "1")
+    crowd.clock.advance(5)
+    await crowd.presence.tick()
+    told = crowd.publisher.told("user_status")
+    assert [(tell.rooms, large_id in tell.rooms) for tell in told] == [(frozenset([small_id]), False)]
+
+
+async def test_in_a_large_room_a_few_are_shown_typing_and_others_when_these_end(crowd: Site) -> None:
+    room_id = await crowd.group("juan", "ana", "eva")
+    for _ in range(2):
+        for user_id in ("juan", "ana", "eva"):
+            await type_in(crowd, room_id, user_id)
+    assert typing(crowd) == [("juan", True), ("ana", True)] * 2
+    await crowd.presence.stop_typing(room_id, "ana")
+    await type_in(crowd, room_id, "eva")
+    assert typing(crowd)[4:] == [("ana", False), ("eva", True)]

@@ -1,0 +1,386 @@
+import asyncio
+import random
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from server.domain.errors import InvalidError
+from server.domain.models import Change
+from server.events import (
+    MOST_ANSWER_BYTES,
+    DeleteMessage,
+    EditMessage,
+    History,
+    ReactMessage,
+    ReadMessage,
+    Sync,
+)
+from server.services.views import size_bytes
+from server.views import MessageView, SyncData, SyncRoom
+from tests.builders import member, message_change, react_change, room
+from tests.services import Site, SiteRules, hold_answer, open_site
+
+LONG = "😀" * 4_000  # 16 KB
+
+
+@pytest.fixture
+async def people(site: Site) -> Site:
+    await site.people("juan", "ana", "eva")
+    return site
+
+
+async def first_page(site: Site, rooms: Mapping[str, int | None] | None = None) -> SyncData:
+    return await site.sync.sync("ana", Sync(rooms=dict(rooms or {})))
+
+
+async def pages(site: Site, rooms: Mapping[str, int | None] | None = None, most: int = 100) -> list[SyncData]:
+    """All pages of a sync of Ana's, each within the limit."""
+    found: list[SyncData] = []
+    cursor: str | None = None
+    while not found or cursor is not None:
+        page = await site.sync.sync("ana", Sync(rooms=dict(rooms or {}), cursor=cursor))
+        assert size_bytes(page) <= MOST_ANSWER_BYTES
+        found.append(page)
+        assert len(found) <= most, "the pages do not end"
+        cursor = page.next
+    return found
+
+
+def ids(*found: SyncData) -> list[str]:
+    return [each.room.id for page in found for each in page.rooms]
+
+
+async def make_rooms(site: Site, count: int, contents: list[str] | None = None) -> list[str]:
+    """Rooms of Ana's, a second apart, the newest first, each with these messages."""
+    made = []
+    for number in range(count):
+        site.clock.advance(1)
+        made.append(await site.group("juan", "ana", name=f"{number}"))
+        await site.say_all("juan", made[-1], contents or [])
+    return made[::-1]
+
+
+async def test_somebody_without_rooms_is_up_to_date(people: Site) -> None:
+    page = await first_page(people, {"unknown": 4})
+    assert (page.rooms, page.left, page.online, page.next) == ([], ["unknown"], [], None)
+    assert (page.me.id, page.epoch) == ("ana", await people.storage.epoch())
+
+
+async def test_rooms_come_by_last_activity_and_a_room_that_is_not_named_by_its_head_alone(
+    people: Site,
+) -> None:
+    made = await make_rooms(people, 3)
+    people.clock.advance(1)
+    await people.say("juan", made[2])
+    page = await first_page(people)
+    assert ids(page) == [made[2], made[0], made[1]]
+    first = page.rooms[0]
+    assert (first.rev, first.room.unread, first.changes, first.read) == (1, 1, [], None)
+
+
+async def test_a_room_named_null_brings_its_newest_messages(people: Site) -> None:
+    room_id = await people.group("juan", "ana")
+    sent = await people.say_all("juan", room_id, (f"{n}" for n in range(60)))
+    edit = EditMessage(room_id=room_id, message_id=sent[20].id, content="new")
+    await people.messages.edit("juan", edit)
+    await people.messages.read("ana", ReadMessage(room_id=room_id, seq=3))
+    found = (await first_page(people, {room_id: None})).rooms[0]
+    assert sorted(message.seq for message in found.changes) == list(range(11, 61))
+    assert (found.changes[-1].seq, found.changes[-1].content) == (21, "new")
+    assert found.changes == sorted(found.changes, key=lambda message: message.rev)
+    assert (found.rev, found.truncated, found.reset) == (61, False, False)
+    assert found.read == {"juan": 60, "ana": 3}
+
+
+async def test_a_room_named_by_rev_brings_each_changed_message_once(people: Site) -> None:
+    room_id = await people.group("juan", "ana")
+    sent = await people.say_all("juan", room_id, ("one", "two", "three"))
+    of = [{"room_id": room_id, "message_id": each.id} for each in sent]
+    await people.messages.edit("juan", EditMessage(**of[0], content="uno"))
+    await people.messages.react(
+        "ana", ReactMessage(room_id=room_id, message_id=sent[0].id, reaction_type="like")
+    )
+    await people.messages.delete("juan", DeleteMessage(**of[1]))
+    found = (await first_page(people, {room_id: 2})).rooms[0]
+    assert [(message.seq, message.rev, message.content) for message in found.changes] == [
+        (3, 3, "three"),
+        (1, 5, "uno"),
+        (2, 6, ""),
+    ]
+    assert found.changes[1].my_reaction == "like"
+    assert (found.rev, found.truncated, found.reset) == (6, False, False)
+    up_to_date = (await first_page(people, {room_id: 6})).rooms[0]
+    assert (up_to_date.changes, up_to_date.reset) == ([], False)
+
+
+@pytest.mark.parametrize(("behind", "must_reset"), [(1_000, False), (1_001, True), (-1, True)])
+async def test_a_reader_too_far_behind_or_ahead_of_us_starts_anew(
+    people: Site, behind: int, *, must_reset: bool
+) -> None:
+    room_id = await people.group("juan", "ana")
+    message = message_change(room_id, 1)
+    reactions: list[Change] = []
+    for rev in range(2, 1_102):
+        now = reactions[-1].message if reactions else message.message
+        kind, old = ("like", "love") if rev % 2 else ("love", "like")
+        reactions.append(react_change(now, rev, by="eva", reaction_type=kind, old=old if rev > 2 else None))
+    await people.storage.append([message, *reactions])
+    found = (await first_page(people, {room_id: 1_101 - behind})).rooms[0]
+    assert (found.reset, found.truncated, found.rev) == (must_reset, False, 1_101)
+    assert [each.rev for each in found.changes] == [1_101]
+
+
+async def test_who_is_no_longer_in_a_room_is_told_so(people: Site) -> None:
+    room_id = await people.group("juan", "ana")
+    await people.rooms.remove_member("juan", room_id, "ana")
+    page = await first_page(people, {room_id: 3, "another": None})
+    assert (page.rooms, page.left) == ([], sorted([room_id, "another"]))
+
+
+async def test_a_socket_of_one_room_hears_of_that_room_alone(people: Site) -> None:
+    one, other = await make_rooms(people, 2, ["Hola!"])
+    wanted = Sync(rooms={one: None, other: None, "gone": None})
+    page = await people.sync.sync("ana", wanted, only_room_id=other)
+    assert ids(page) == [other]
+    assert page.left == ["gone"]
+
+
+async def test_those_online_are_named_and_large_rooms_keep_silent(tmp_path: Path) -> None:
+    async with open_site(tmp_path, SiteRules(quiet_above=2)) as site:
+        await site.people("juan", "ana", "eva", "leo")
+        small_id, large_id = await site.group("juan", "ana"), await site.group("ana", "eva", "leo")
+        for user_id in ("juan", "eva"):
+            await site.ephemeral.arrive(user_id, user_id)
+        page = await first_page(site, {small_id: None, large_id: None})
+        assert page.online == ["juan"]
+        read = {each.room.id: each.read for each in page.rooms}
+        assert read == {small_id: {"juan": 0, "ana": 0}, large_id: None}
+
+
+async def test_pages_bring_every_room_once_when_nothing_moves(people: Site) -> None:
+    made = await make_rooms(people, 7, [LONG] * 6)
+    found = await pages(people, dict.fromkeys(made))
+    assert ids(*found) == made
+    assert len(found) == 4
+    assert all(len(each.changes) == 6 for page in found for each in page.rooms)
+
+
+async def test_a_room_that_does_not_fit_starts_the_next_page_whole(people: Site) -> None:
+    made = await make_rooms(people, 3, [LONG] * 10)
+    found = await pages(people, dict.fromkeys(made, 0))
+    assert [len(page.rooms) for page in found] == [1, 1, 1]
+    assert not any(each.truncated for page in found for each in page.rooms)
+
+
+async def test_a_room_that_moves_up_between_pages_comes_again_later(people: Site) -> None:
+    made = await make_rooms(people, 5, [LONG] * 10)
+    page = await first_page(people, dict.fromkeys(made))
+    for moved in (made[4], made[0]):
+        people.clock.advance(1)
+        await people.say("juan", moved)
+    rest: list[SyncData] = []
+    while page.next is not None:
+        page = await people.sync.sync("ana", Sync(rooms=dict.fromkeys(made), cursor=page.next))
+        rest.append(page)
+        assert len(rest) < 20
+    later = ids(*rest)
+    assert later[:3] == made[1:4]
+    assert {made[4], made[0]} <= set(later[3:])
+    shown = {each.room.id: each.rev for page in rest for each in page.rooms}
+    assert (shown[made[4]], shown[made[0]]) == (11, 11)
+
+
+async def test_a_room_left_and_entered_anew_between_pages_is_not_missed(people: Site) -> None:
+    made = await make_rooms(people, 3, [LONG] * 10)
+    page = await first_page(people, dict.fromkeys(made))
+    people.clock.advance(1)
+    await people.rooms.remove_member("juan", made[2], "ana")
+    await people.rooms.add_member("juan", made[2], "ana")
+    later = []
+    while page.next is not None:
+        page = await people.sync.sync("ana", Sync(rooms=dict.fromkeys(made), cursor=page.next))
+        later.append(page)
+    assert made[2] in ids(*later)
+
+
+async def test_a_message_dated_long_before_it_was_stored_moves_its_room_up_all_the_same(people: Site) -> None:
+    made = await make_rooms(people, 3, [LONG] * 10)
+    asked_at = people.clock.ms()
+    people.clock.advance(10)
+    page = await first_page(people, dict.fromkeys(made))
+    await people.storage.append([message_change(made[2], 11, at=asked_at + 1)])
+    later = []
+    while page.next is not None:
+        page = await people.sync.sync("ana", Sync(rooms=dict.fromkeys(made), cursor=page.next))
+        later.append(page)
+    assert set(ids(*later)) >= {made[1], made[2]}
+
+
+@pytest.mark.parametrize("step_s", [0, 0.05])
+async def test_pages_end_although_people_go_on_talking(people: Site, step_s: float) -> None:
+    made = await make_rooms(people, 6, [LONG] * 10)
+    seen: set[str] = set()
+    cursor: str | None = None
+    for number in range(40):
+        page = await people.sync.sync("ana", Sync(rooms=dict.fromkeys(made), cursor=cursor))
+        seen.update(ids(page))
+        cursor = page.next
+        if cursor is None:
+            break
+        people.clock.advance(step_s)
+        await people.say("juan", made[number % 6])
+    assert cursor is None
+    assert seen == set(made)
+
+
+async def test_what_is_written_while_a_page_is_read_is_on_it_or_after_its_rev(people: Site) -> None:
+    room_id = await people.group("juan", "ana")
+    await people.say("juan", room_id)
+    gate = hold_answer(people.storage, "heads")
+    syncing = asyncio.create_task(first_page(people, {room_id: 0}))
+    await gate.reached()
+    await people.say("juan", room_id)
+    gate.open()
+    found = (await syncing).rooms[0]
+    assert (found.rev, [message.seq for message in found.changes]) == (1, [1])
+    following = (await first_page(people, {room_id: found.rev})).rooms[0]
+    assert [message.seq for message in following.changes] == [2]
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "²", "1.2", "1.a.²", "1.a.-1.b", "....", "9" * 200])
+async def test_a_cursor_that_sync_did_not_give_is_invalid(people: Site, cursor: str) -> None:
+    with pytest.raises(InvalidError) as refused:
+        await people.sync.sync("ana", Sync(cursor=cursor))
+    assert refused.value.field == "cursor"
+
+
+class Reader:
+    """Ana's client: what it holds of a room, and how it catches up."""
+
+    def __init__(self, site: Site, room_id: str) -> None:
+        self.site, self.room_id = site, room_id
+        self.rev = 0
+        self.held: dict[int, MessageView] = {}
+
+    async def catch_up(self) -> int:
+        """Follow a chain of truncated answers to its end; how many there were."""
+        for count in range(1, 100):
+            found = (await first_page(self.site, {self.room_id: self.rev})).rooms[0]
+            self.take(found)
+            if not found.truncated:
+                return count
+        raise AssertionError("the chain does not end")
+
+    def take(self, found: SyncRoom) -> None:
+        revs = [message.rev for message in found.changes]
+        assert revs == sorted(revs)
+        assert all(self.rev < rev <= found.rev for rev in revs)
+        assert not found.reset
+        self.rev = found.rev
+        self.held |= {message.seq: message for message in found.changes}
+
+    async def present(self) -> dict[int, MessageView]:
+        """All messages as history shows them."""
+        found: dict[int, MessageView] = {}
+        has_more = True
+        while has_more:
+            asked = History(room_id=self.room_id, after_seq=max(found, default=0), limit=100)
+            page = await self.site.messages.history("ana", asked)
+            found |= {message.seq: message for message in page.messages}
+            has_more = page.has_more
+        return found
+
+
+async def change_something(site: Site, room_id: str, chance: random.Random, sent: list[MessageView]) -> None:
+    """One random change by one random person."""
+    who = chance.choice(["juan", "ana"])
+    kind = chance.choice(["send"] * 4 + ["edit", "delete", "react", "react"])
+    target = chance.choice([each for each in sent if each.sender.id == who] or sent)
+    if kind == "send" or target.sender.id != who:
+        sent.append(await site.say(who, room_id, LONG[: chance.randrange(1, 4_000)]))
+        return
+    of = {"room_id": room_id, "message_id": target.id}
+    if kind == "edit":
+        await site.messages.edit(who, EditMessage(**of, content=f"{chance.random()}"))
+    elif kind == "delete":
+        await site.messages.delete(who, DeleteMessage(**of))
+        sent.remove(target)
+    else:
+        reaction = chance.choice(["like", "love"])
+        wanted = ReactMessage(room_id=room_id, message_id=target.id, reaction_type=reaction)
+        await site.messages.react(who, wanted)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_truncated_chains_reach_the_head_and_the_present_state(people: Site, seed: int) -> None:
+    chance = random.Random(seed)
+    room_id = await people.group("juan", "ana")
+    sent = [await people.say(who, room_id, LONG) for who in ("juan", "ana")]
+    reader, chains = Reader(people, room_id), []
+    for _ in range(2):
+        for _ in range(120):
+            await change_something(people, room_id, chance, sent)
+        chains.append(await reader.catch_up())
+        assert reader.rev == (await people.storage.heads([room_id]))[room_id].rev
+        assert reader.held == await reader.present()
+    assert max(chains) > 1
+
+
+RoomSize = tuple[int, str, int, int, int | str | None]
+
+room_sizes = st.lists(
+    st.tuples(
+        st.integers(0, 60),  # messages
+        st.sampled_from(["a", "\x01", "😀", '"']),  # what they are made of
+        st.integers(1, 4_000),  # how long they are
+        st.sampled_from([1, 2, 199]),  # members beside Ana
+        st.sampled_from([None, 0, "unnamed"]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def room_name(number: int) -> str:
+    return f"room-{number}-{'x' * 50}"
+
+
+async def fill(site: Site, given_rooms: list[RoomSize]) -> dict[str, int | None]:
+    """Make the rooms; how they are named in the call."""
+    named: dict[str, int | None] = {}
+    for number, (count, char, length, others, naming) in enumerate(given_rooms):
+        room_id = room_name(number)
+        members = [f"{n}-{'y' * 60}"[:64] for n in range(others)]
+        rows = [member(room_id, user_id) for user_id in ("ana", *members)]
+        await site.storage.create_room(room(room_id), rows)
+        revs = range(1, count + 1)
+        text = char * length
+        await site.storage.append([message_change(room_id, rev, content=text, by=members[0]) for rev in revs])
+        if not isinstance(naming, str):
+            named[room_id] = naming
+    return named
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(room_sizes, st.integers(0, 490), st.integers(20, 80))
+def test_no_answer_is_over_the_limit_whatever_the_rooms_hold(
+    tmp_path: Path, given_rooms: list[RoomSize], unknown: int, length: int
+) -> None:
+    """Nor are the names of many rooms that the reader is not in too much for it."""
+
+    async def live() -> None:
+        async with open_site(tmp_path / uuid.uuid4().hex) as site:
+            await site.people("ana")
+            named = await fill(site, given_rooms)
+            named |= {f"{number}".ljust(length, "z"): 7 for number in range(unknown)}
+            found = await pages(site, named)
+            assert sorted(ids(*found)) == sorted(map(room_name, range(len(given_rooms))))
+            for each in (each for page in found for each in page.rooms):
+                assert each.truncated or each.rev == each.room.rev
+                assert each.changes or each.room.id not in named or not each.room.last_seq
+
+    asyncio.run(live())
