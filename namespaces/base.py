@@ -21,6 +21,7 @@ from server.domain.errors import (
     UnknownEventError,
 )
 from server.domain.ratelimit import Rate, RateLimiter
+from server.domain.rules import find_bad_text
 from server.realtime.server import Connection, RefusedError, TransportClosedError
 from server.services.accounts import AccountService, Identity
 from server.services.health import Health
@@ -30,6 +31,7 @@ from server.views import ErrorView, EventFailed
 
 from .sessions import Session, Sessions, retry_after
 
+_MOST_CLIENT_MSG_ID_CHARS = 64
 _log = get_logger(__name__)
 
 Handler = Callable[[Session, Any], Awaitable[Struct]]
@@ -211,4 +213,5 @@ def _one_object(args: list[object], declared: events.ClientEvent, room_id: str |
 def _client_msg_id(args: list[object]) -> str | None:
     payload = args[0] if args else None
     given = payload.get("client_msg_id") if isinstance(payload, dict) else None
-    return given if isinstance(given, str) and len(given) <= 64 and given.isprintable() else None  # noqa: PLR2004
+    is_usable = isinstance(given, str) and len(given) <= _MOST_CLIENT_MSG_ID_CHARS and find_bad_text(given) is None
+    return given if is_usable else None

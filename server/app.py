@@ -1,6 +1,7 @@
 """The server as a whole: the only module that names the store, the bus and what is served over them."""
 
 import asyncio
+import logging
 from pathlib import Path
 
 from aiohttp import web
@@ -16,7 +17,7 @@ from server.ephemeral.memory import MemoryEphemeral
 from server.realtime.bus import MemoryBus
 from server.realtime.server import Options, Server
 from server.routes.api import Api, ApiRules
-from server.routes.edge import SOCKETIO_PATH, Edge, EdgeRules
+from server.routes.edge import SOCKETIO_PATH, Edge, EdgeRules, is_own_fault
 from server.routes.system import System
 from server.services.views import iso
 from server.settings import Settings
@@ -29,6 +30,7 @@ _TICK_S = 0.5
 _LONGEST_SPREAD_S = 10.0
 _SPREAD_PER_SOCKET_S = 0.02
 _STOP_TIMEOUT_S = 5.0
+_LONGEST_HEADER_BYTES = 32 * 1024
 _log = get_logger(__name__)
 
 
@@ -50,8 +52,12 @@ class Tertulia:
         fanout.follow(self._sessions.handle)
         limiter = RateLimiter()
         self._serve_sockets(limiter)
+        logging.getLogger("aiohttp.server").addFilter(is_own_fault)
         self._runner = web.AppRunner(
-            self._make_web(limiter), access_log=None, shutdown_timeout=_STOP_TIMEOUT_S
+            self._make_web(limiter),
+            access_log=None,
+            shutdown_timeout=_STOP_TIMEOUT_S,
+            max_field_size=_LONGEST_HEADER_BYTES,
         )
         self._ticking: asyncio.Task[None] | None = None
 

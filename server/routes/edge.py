@@ -29,6 +29,7 @@ from server.views import ErrorView
 SOCKETIO_PATH = "/socket.io/"
 _log = get_logger(__name__)
 _HEADERS: Mapping[str, str] = {
+    "Server": "Tertulia",
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https: data:; "
         "media-src 'self' https:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; "
@@ -40,6 +41,7 @@ _HEADERS: Mapping[str, str] = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 _CORS_HEADERS: Mapping[str, str] = {
+    "Server": "Tertulia",
     "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": "Authorization, Content-Type",
     "Access-Control-Max-Age": "600",

@@ -67,10 +67,12 @@ class RoomService:
         await self._directory.require_users(member_ids, field="member_ids")
         if self._limits.members_per_room is not None and len(member_ids) >= self._limits.members_per_room:
             raise ForbiddenError(f"a room has at most {self._limits.members_per_room} members")
-        for user_id in [actor, *member_ids]:
-            await self._require_below_room_limit(user_id)
         unique = wanted.client_msg_id if wanted.client_msg_id is not None else uuid4().hex
         key = digest_of("room", actor, unique)
+        # A repeat makes no room, so no limit stands against it.
+        if all(each.room.key != key for each in await self._store.memberships(actor)):
+            for user_id in [actor, *member_ids]:
+                await self._require_below_room_limit(user_id)
         room = Room(
             id=uuid4().hex, kind=wanted.kind, name=name, key=key, created_by=actor, created_at=self._clock()
         )

@@ -45,6 +45,12 @@ def warnings(session: Session) -> list[int]:
     return [data.expires_in for data in sent if isinstance(data, ExpiresData)]
 
 
+def next_look_s(session: Session) -> float:
+    """The seconds until the session is looked at again."""
+    assert session.timer is not None
+    return session.timer.when() - asyncio.get_running_loop().time()
+
+
 async def within_patience(call: Awaitable[object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         await call
@@ -155,6 +161,7 @@ async def test_a_token_that_expires_is_announced_a_minute_before_and_ends_after_
     assert warnings(session) == []
     await world.site.clock.elapse(1)
     assert warnings(session) == [60]
+    assert 64 < next_look_s(session) <= 65
     await world.site.clock.elapse(64)
     assert codes(session) == []
     await world.site.clock.elapse(1)
@@ -195,6 +202,7 @@ async def test_a_token_may_last_for_years(world: World) -> None:
     years_s = 250_000_000_000
     session = await world.connect("ana", identity=world.site.identity("ana", lasts_s=years_s))
     for step_s in (24 * 3600, years_s - 24 * 3600 - 61):
+        assert next_look_s(session) <= 24 * 3600
         await world.site.clock.elapse(step_s)
     assert (warnings(session), codes(session)) == ([], [])
     await world.site.clock.elapse(1)
@@ -222,6 +230,15 @@ async def test_one_socket_more_than_allowed_ends_the_oldest(site: Site) -> None:
     await world.connect("ana")
     for session, ends in ((first, 1), (second, 1), (waiting, 0), (others, 0)):
         assert len(codes(session)) == ends
+
+
+async def test_a_socket_that_was_ended_already_does_not_count(site: Site) -> None:
+    world = World(site, sockets_per_user=2)
+    first = await world.connect("ana")
+    gone = await world.connect("ana", identity=site.identity("ana", login_id="other"))
+    await world.sessions.handle(LoginEnded(user_id="ana", login_id="other"))
+    await world.connect("ana")
+    assert (codes(first), len(codes(gone))) == ([], 1)
 
 
 async def test_the_end_of_a_login_ends_its_sockets_and_no_others(world: World) -> None:

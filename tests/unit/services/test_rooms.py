@@ -260,6 +260,14 @@ async def test_limits_hold_for_rooms_and_members(small: Site) -> None:
     assert (await why(small.group("leo", "juan")))[0] is ForbiddenError
 
 
+async def test_a_repeat_is_answered_although_the_limit_is_reached_by_now(small: Site) -> None:
+    await small.group("ana")
+    wanted = CreateRoom(kind="group", name="Friends", member_ids=["ana"], client_msg_id="1")
+    first = await small.rooms.create("juan", wanted)
+    await small.group("juan")
+    assert (await small.rooms.create("juan", wanted)).id == first.id
+
+
 async def test_in_a_large_room_comings_and_goings_are_not_told(small: Site) -> None:
     room_id = await small.group("juan", "ana")
     small.publisher.forget()

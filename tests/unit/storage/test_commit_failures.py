@@ -1,11 +1,13 @@
 """Group commit when something goes wrong: other writers, unknown outcomes, leaving waiters, a store away."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from server.domain.changes import Draft, Outcome
 from server.domain.errors import ConflictError, NotFoundError, UnavailableError
+from server.domain.models import Change
 from server.storage.base import CollisionError
 from server.storage.commit import Committer
 from tests.builders import CREATED_AT, delete_change, message_change
@@ -201,6 +203,27 @@ async def test_a_write_that_lands_late_is_told_before_what_follows_it() -> None:
     assert again.is_duplicate
     assert after.message.rev == 2
     assert _contents(told) == ["late", "after"]
+
+
+class _LandsAfterTheLook(MemoryLog):
+    """The append that was cut off is stored just when its key has been looked for."""
+
+    async def find_by_keys(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Change]:
+        found = await super().find_by_keys(keys)
+        self.store(self.appends[-1])
+        return found
+
+
+@in_virtual_time
+async def test_an_edit_that_lands_while_its_key_is_looked_for_is_told() -> None:
+    """Its content is there already, so it must not look as if there were nothing to change."""
+    log, told = _LandsAfterTheLook(), Told()
+    async with committing(log, told) as committer:
+        message = (await committer.append(post("one"))).message
+        log.to_fail.append(Failing(AWAY))
+        outcome = await committer.append(edit(message, "two"))
+    assert outcome.change == log.entries[1]
+    assert _contents(told) == ["one", "two"]
 
 
 @in_virtual_time
