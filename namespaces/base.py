@@ -213,5 +213,6 @@ def _one_object(args: list[object], declared: events.ClientEvent, room_id: str |
 def _client_msg_id(args: list[object]) -> str | None:
     payload = args[0] if args else None
     given = payload.get("client_msg_id") if isinstance(payload, dict) else None
-    is_usable = isinstance(given, str) and len(given) <= _MOST_CLIENT_MSG_ID_CHARS and find_bad_text(given) is None
-    return given if is_usable else None
+    if not isinstance(given, str) or len(given) > _MOST_CLIENT_MSG_ID_CHARS:
+        return None
+    return given if find_bad_text(given) is None else None

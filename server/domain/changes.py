@@ -65,7 +65,7 @@ class Present(Struct, frozen=True, kw_only=True):
     """What a plan is decided on, read at or after `heads`.
 
     `messages` by (room, message id); `reactions` are the drafters' own, by (room, message id, user);
-    `known` are entries that stand in the log already, by (room, key), with their message of today.
+    `known` are entries that stand in the log already, by (room, key); `messages` has their messages too.
     """
 
     heads: dict[str, Head]

@@ -27,6 +27,8 @@ from server.storage.base import Membership, RoomStore
 from server.views import LeaveReason, MemberChanged, MemberView, RoomJoined, RoomLeft, RoomUpdated, RoomView
 
 _OUTCOME_CERTAIN_AFTER_S = 30.0
+# Who asks for a room that somebody else makes in this moment enters it before the answer, too.
+_BEING_TOLD_MS = 30_000
 Written = TypeVar("Written")
 
 
@@ -248,7 +250,7 @@ class RoomService:
         stored, is_new = await self._written(notice, self._store.create_room(room, members))
         if is_new:
             await self._tell_joined(stored, notice)
-        elif room.kind != "direct":
+        elif self._clock() - stored.created_at < _BEING_TOLD_MS:
             await self._publisher.publish(MembershipChanged(room_id=stored.id, user_ids=people))
         return stored, is_new
 

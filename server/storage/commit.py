@@ -184,7 +184,7 @@ class Committer:
             _note_revs(live, planned)
             await self._store.append(planned.entries)
         self._remember(planned.heads)
-        for known in present.known.values():
+        for known in present.known.values():  # a head behind one of them is an old one
             if known.rev > planned.heads[known.room_id].rev:
                 self._heads.pop(known.room_id, None)
         recovered = [change for pending in live if (change := self._find_own(pending, present))]

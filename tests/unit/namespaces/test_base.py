@@ -245,7 +245,15 @@ async def test_an_event_of_any_name_is_answered(chat: Chat, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("sent", "told"),
-    [("1", "1"), ("a" * 64, "a" * 64), ("a\n\u200b", "a\n\u200b"), ("a" * 65, None), (7, None), ("\ud800", None), (None, None)],
+    [
+        ("1", "1"),
+        ("a" * 64, "a" * 64),
+        ("a\n\u200b", "a\n\u200b"),
+        ("a" * 65, None),
+        (7, None),
+        ("\ud800", None),
+        (None, None),
+    ],
 )
 async def test_a_failure_names_the_message_that_it_is_about(
     chat: Chat, sent: object, told: str | None

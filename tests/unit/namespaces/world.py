@@ -109,6 +109,11 @@ def connection_of(session: Session) -> FakeConnection:
     return session.connection
 
 
+def codes(session: Session) -> list[tuple[str, str]]:
+    """Why the session was ended, and what its client does next."""
+    return [(end.code, end.retry) for end in connection_of(session).emitted("session_ended")]
+
+
 class Chat(World):
     """The namespace over a site, as the engine calls it."""
 

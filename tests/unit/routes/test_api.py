@@ -12,7 +12,7 @@ from server.domain.ratelimit import Rate
 from server.events import CLIENT_EVENTS, History
 from server.routes.api import ListQuery, RoomsQuery, _member_cursor, _query
 from tests.services import Site
-from tests.unit.routes.world import Client, answer, error, open_client, open_shop
+from tests.unit.routes.world import Client, answer, error, open_backend, open_client
 
 PASSWORD = "correct horse"
 
@@ -33,8 +33,8 @@ async def signed_up(client: Client, username: str) -> tuple[str, dict[str, str]]
 
 
 async def test_only_signing_in_needs_no_token(site: Site, tmp_path: Path) -> None:
-    async with open_shop(site, tmp_path) as (shop, client):
-        for route in shop.api.routes():
+    async with open_backend(site, tmp_path) as (backend, client):
+        for route in backend.api.routes():
             path = route.path.format(room_id="room", user_id="ana")
             is_open = path in {f"/api/auth/{each}" for each in ("register", "login", "refresh")}
             refused = await error(client, route.method, path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from server.routes.edge import SOCKETIO_PATH, is_own_fault
 from tests.services import Clock, Site, SiteRules, open_site
-from tests.unit.routes.world import answer, error, make_edge, open_client, open_shop
+from tests.unit.routes.world import answer, error, make_edge, open_backend, open_client
 
 
 @pytest.fixture
@@ -106,12 +106,12 @@ ORIGINS = (
 async def test_an_origin_is_allowed_or_gets_nothing(
     site: Site, tmp_path: Path, origin: str, *, is_allowed: bool
 ) -> None:
-    async with open_shop(site, tmp_path, allowed_origins=ORIGINS) as (shop, client):
+    async with open_backend(site, tmp_path, allowed_origins=ORIGINS) as (backend, client):
         async with client.get(HANDSHAKE, headers={"Origin": origin}) as response:
             shown = response.headers.get("Access-Control-Allow-Origin")
             assert (response.status, shown) == ((200, origin) if is_allowed else (403, None))
             assert response.headers["Vary"] == "Origin"
-        assert shop.handshakes == is_allowed
+        assert backend.handshakes == is_allowed
         async with client.options("/api/me", headers={"Origin": origin}) as response:
             shown = response.headers.get("Access-Control-Allow-Methods")
             assert (response.status, shown is not None) == ((204, True) if is_allowed else (403, False))
@@ -210,7 +210,7 @@ async def test_a_bug_is_answered_with_an_id_and_nothing_else_of_it(
 
 async def test_a_handshake_is_turned_away_while_others_are_served(tmp_path: Path) -> None:
     """A session that is there goes on; who comes anew comes back later, or elsewhere."""
-    async with open_site(tmp_path) as site, open_shop(site, tmp_path) as (shop, client):
+    async with open_site(tmp_path) as site, open_backend(site, tmp_path) as (backend, client):
         site.health.store_failed()
         async with client.get(HANDSHAKE) as response:
             assert (response.status, response.headers["Retry-After"]) == (503, "2")
@@ -223,12 +223,12 @@ async def test_a_handshake_is_turned_away_while_others_are_served(tmp_path: Path
         for path in (f"{HANDSHAKE}&sid=1", "/healthz"):
             async with client.get(path) as response:
                 assert response.status == 200
-        assert shop.handshakes == 1
+        assert backend.handshakes == 1
 
 
 async def test_an_address_connects_so_often_a_minute(site: Site, tmp_path: Path) -> None:
     rules: dict[str, Any] = {"connections_per_min": 2, "trusted_proxies": ("127.0.0.0/8",)}
-    async with open_shop(site, tmp_path, **rules) as (shop, client):
+    async with open_backend(site, tmp_path, **rules) as (backend, client):
 
         async def statuses(address: str, path: str = HANDSHAKE) -> list[int]:
             headers = {"X-Forwarded-For": address}
@@ -240,7 +240,7 @@ async def test_an_address_connects_so_often_a_minute(site: Site, tmp_path: Path)
         assert await statuses("198.51.100.1") == [200, 200, 429]
         assert await statuses("198.51.100.2") == [200, 200, 429]
         assert await statuses("198.51.100.1", f"{HANDSHAKE}&sid=1") == [200, 200, 200]
-        assert shop.handshakes == 7
+        assert backend.handshakes == 7
 
 
 def test_what_is_not_http_leaves_no_trace_in_the_log() -> None:

@@ -34,7 +34,7 @@ def make_edge(
     return Edge(rules, site.health, RateLimiter())
 
 
-class Shop:
+class Backend:
     """What a test may look at: `handshakes` counts the requests that got through to Socket.IO."""
 
     def __init__(self, site: Site, edge: Edge, api: Api, static: Path) -> None:
@@ -55,28 +55,28 @@ class Shop:
 
 
 @contextlib.asynccontextmanager
-async def open_shop(
+async def open_backend(
     site: Site,
     static: Path,
     *,
     rates: Mapping[str, Rate] | None = None,
     logins_per_min: int | None = None,
     **edge: Any,
-) -> AsyncIterator[tuple[Shop, Client]]:
+) -> AsyncIterator[tuple[Backend, Client]]:
     """Serve for the length of a block."""
     site.health.is_started = True
     made = make_edge(site, **edge)
     rules = ApiRules(rates=rates, logins_per_min=logins_per_min)
     api = Api(site.accounts, site.rooms, site.messages, site.presence, made, RateLimiter(), rules)
-    shop = Shop(site, made, api, static)
-    async with TestClient(TestServer(shop.app)) as client:
-        yield shop, client
+    backend = Backend(site, made, api, static)
+    async with TestClient(TestServer(backend.app)) as client:
+        yield backend, client
 
 
 @contextlib.asynccontextmanager
 async def open_client(site: Site, static: Path, **rules: Any) -> AsyncIterator[Client]:
-    """As `open_shop`, for those who look at answers alone."""
-    async with open_shop(site, static, **rules) as (_, client):
+    """As `open_backend`, for those who look at answers alone."""
+    async with open_backend(site, static, **rules) as (_, client):
         yield client
 
 
