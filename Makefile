@@ -3,6 +3,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 JS := tests/clients/js
+# Tests wait for processes more than they compute.
+JOBS := 4
 export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
 export npm_config_cache ?= $(CURDIR)/.cache/npm
 # Node trusts what the system trusts, as pip does: behind a company's proxy it is refused otherwise.
@@ -56,7 +58,7 @@ else
 test: setup
 endif
 test:
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev
 	$(PY) -m ruff format --check .

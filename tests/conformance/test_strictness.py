@@ -49,10 +49,10 @@ AT_ANY_TIME = {
     "an attachment that nothing announced": [b"x"],
     "a packet instead of an attachment": [f'451-/chat,["echo",{PLACEHOLDER}]', '42/chat,["echo"]'],
     "a placeholder without its attachment": ['451-/chat,["echo",{"_placeholder":true,"num":1}]', b"x"],
-    **{f"the reserved name {name}": [f'42/chat,["{name}",{{}}]'] for name in RESERVED_EVENTS},
+    **{f"the reserved name {name}": [f'42/chat,["{name}",{{}}]'] for name in sorted(RESERVED_EVENTS)},
     **{
         f"the reserved name {name}, binary": [f'451-/chat,["{name}",{PLACEHOLDER}]']
-        for name in RESERVED_EVENTS
+        for name in sorted(RESERVED_EVENTS)
     },
 }
 BEFORE_CONNECT = {
