@@ -21,6 +21,7 @@ _MOST_BYTES = 8 * 1024 * 1024
 _MOST_WAITING = 10_000
 _MOST_UNTOLD_BATCHES = 1_000
 _MOST_HEADS = 50_000
+_TOLD_AGAIN_AFTER_S = 0.5
 _ENTRY_OVERHEAD_BYTES = 1024
 _LOOK_AGAIN_S = 1.0
 _SETTLED_AFTER_S = 60.0
@@ -249,11 +250,21 @@ class Committer:
         while True:
             changes = await self._untold.get()
             try:
-                await self._on_committed(changes)
-            except Exception:  # noqa: BLE001 - one batch that cannot be told must not silence the next
-                _log.exception("msg.tell_failed", error_id=new_error_id(), entries=len(changes))
+                while not await self._is_told(changes):  # noqa: ASYNC110 - a store says nothing when it is back
+                    await asyncio.sleep(_TOLD_AGAIN_AFTER_S)
             finally:
                 self._untold.task_done()
+
+    async def _is_told(self, changes: Sequence[Change]) -> bool:
+        """Whether to go on: what cannot be told while the store is away is told when it is back."""
+        try:
+            await self._on_committed(changes)
+        except UnavailableError as error:
+            _log.warning("msg.tell_failed", reason=error.message, entries=len(changes))
+            return False
+        except Exception:  # noqa: BLE001 - one batch that cannot be told must not silence the next
+            _log.exception("msg.tell_failed", error_id=new_error_id(), entries=len(changes))
+        return True
 
 
 def _note_revs(batch: Sequence[_Pending], planned: Plan) -> None:

@@ -209,6 +209,24 @@ def test_a_batch_that_cannot_be_told_does_not_silence_the_next() -> None:
 
 
 @in_virtual_time
+async def test_what_cannot_be_told_while_the_store_is_away_is_told_when_it_is_back() -> None:
+    heard: list[str] = []
+    failures = [UnavailableError("the store is away")] * 3
+
+    async def on_committed(changes: Sequence[Change]) -> None:
+        if failures:
+            raise failures.pop()
+        heard.extend(change.message.content for change in changes)
+
+    committer = Committer(MemoryLog(), on_committed, node="node")
+    committer.start()
+    await committer.append(post("one"))
+    await committer.append(post("two"))
+    await committer.close()
+    assert heard == ["one", "two"]
+
+
+@in_virtual_time
 async def test_close_writes_and_tells_what_waits_and_refuses_what_comes() -> None:
     log, told = MemoryLog(), Told()
     async with committing(log, told) as committer:
