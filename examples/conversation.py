@@ -2,7 +2,7 @@
 
 Juan's part is conversation.mjs, which says how to start both. They find each other, tell each other in the
 chat when to go on, and do the same things in turn. The exit code is 0 when every event was sent and received,
-else 1, and the missing ones are named. Needs `pip install "python-socketio[asyncio_client]"`.
+else 1, and the missing ones are named. Needs `pip install python-socketio aiohttp`.
 """
 
 import asyncio

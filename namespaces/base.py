@@ -178,13 +178,13 @@ class Namespace:
         return answer if wants_ack else None
 
     async def _handle(self, connection: Connection, name: str, args: list[object]) -> Struct:
-        declared = events.CLIENT_EVENTS.get(name)
-        if declared is None:
-            raise UnknownEventError("the server knows no such event")
         session = connection.state
         if not isinstance(session, Session):
             raise UnauthenticatedError("this connection is not signed in")
-        self._take_rate(session.user_id, declared.rate)
+        declared = events.CLIENT_EVENTS.get(name)
+        self._take_rate(session.user_id, "query" if declared is None else declared.rate)
+        if declared is None:
+            raise UnknownEventError("the server knows no such event")
         payload = events.decode(_one_object(args, declared, session.room_id), declared.payload)
         return await self._handlers[name](session, payload)
 

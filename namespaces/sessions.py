@@ -12,7 +12,7 @@ from server.services.accounts import Identity
 from server.services.notices import Control, LoginEnded, MembershipChanged
 from server.services.rooms import RoomService
 from server.telemetry import get_logger
-from server.views import ExpiresData, RoomLeft, ServerDraining, SessionEnded
+from server.views import ExpiresData, RoomJoined, RoomLeft, ServerDraining, SessionEnded
 
 _LONGEST_TIMER_S = 24 * 3600.0
 _log = get_logger(__name__)
@@ -222,8 +222,11 @@ def _settle(session: Session, room_ids: set[str]) -> None:
     connection = session.connection
     for channel in connection.rooms - wanted:
         connection.leave(channel)
-    for channel in wanted - connection.rooms:
+    entered = wanted - connection.rooms
+    for channel in entered:
         connection.enter(channel)
+    if session.is_live and session.room_id is not None and entered:
+        connection.emit("room_joined", RoomJoined(room_id=session.room_id))
 
 
 def _require_admitted(session: Session) -> None:

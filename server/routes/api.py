@@ -1,5 +1,6 @@
 """The HTTP API: the same use cases as the events, for those who have no socket."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Literal, TypeVar
@@ -19,6 +20,7 @@ from server.services.rooms import RoomService
 from .edge import Edge, json_response
 
 _MOST_BODY_BYTES = 64 * 1024
+_BODY_TIMEOUT_S = 20.0
 _MOST_KEY_CHARS = 64
 _MOST_DIGITS = 16
 Shape = TypeVar("Shape", bound=Struct)
@@ -266,7 +268,13 @@ async def _body(request: web.Request, shape: type[Shape], **path: str) -> Shape:
     """The body as its shape; no body counts as {}. Raises InvalidError, TooLargeError."""
     if (request.content_length or 0) > _MOST_BODY_BYTES:
         raise TooLargeError("the body is too large")
-    raw = await request.read()
+    if "Content-Encoding" in request.headers:
+        raise web.HTTPUnsupportedMediaType
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            raw = await request.read()
+    except (TimeoutError, web.RequestPayloadError, ConnectionError):
+        raise InvalidError("the body did not come whole") from None
     try:
         body = msgspec.json.decode(raw) if raw else {}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

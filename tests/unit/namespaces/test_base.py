@@ -331,7 +331,8 @@ async def test_each_class_of_events_has_a_bucket_for_each_user(site: Site) -> No
     assert 990_000 < error["retry_after_ms"] < 1_000_002
     assert (await chat.error(phone, "typing", TYPING))["code"] == "not_found"
     assert (await chat.ask(juan, "sync"))["ok"]
-    assert (await chat.error(phone, "no_such_event"))["code"] == "unknown_event"
+    assert (await chat.error(juan, "no_such_event"))["code"] == "unknown_event"
+    assert (await chat.error(juan, "no_such_event"))["code"] == "rate_limited"
 
 
 async def test_a_socket_of_one_room_need_not_name_it(chat: Chat) -> None:

@@ -15,7 +15,7 @@ from server.domain.errors import (
 )
 from server.events import CreateRoom
 from server.services.notices import LoginEnded, MembershipChanged, ProfileChanged, RoomChanged
-from server.views import RoomLeft, ServerDraining
+from server.views import RoomJoined, RoomLeft, ServerDraining
 from tests.harness import PATIENCE_S
 from tests.services import Site, break_, hold_answer
 from tests.unit.namespaces.world import World, codes, connection_of
@@ -191,6 +191,9 @@ async def test_a_session_of_the_room_it_leaves_is_told_so_itself(world: World, r
     assert connection_of(bound).emitted("room_left") == [RoomLeft(room_id=room_id, reason="removed")]
     assert connection_of(free).emitted("room_left") == []
     assert bound.connection.rooms == frozenset()
+    await world.site.rooms.add_member("juan", room_id, "ana")
+    assert connection_of(bound).emitted("room_joined") == [RoomJoined(room_id=room_id)]
+    assert connection_of(free).emitted("room_joined") == []
 
 
 async def test_an_addition_is_entered_when_it_is_answered_on_every_socket(world: World, room_id: str) -> None:
