@@ -112,6 +112,7 @@ class UseCases:
             self._passwords,
             self._views,
             self._publisher,
+            self._completion,
             has_accounts=auth.accounts_enabled,
             refresh_ttl_s=auth.refresh_ttl_s,
             refresh_grace_s=auth.refresh_grace_s,

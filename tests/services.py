@@ -211,6 +211,7 @@ class Site:
             self.passwords,
             self.views,
             self.publisher,
+            self.completion,
             has_accounts=self.rules.has_accounts,
             refresh_ttl_s=30 * 24 * 3600,
             refresh_grace_s=60,

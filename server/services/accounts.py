@@ -1,7 +1,7 @@
 """People: signing up and in, the logins that this begins, and who a token stands for."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import msgspec
@@ -26,10 +26,11 @@ from server.domain.rules import (
     username_from,
     with_suffix,
 )
+from server.services.completion import Completion
 from server.services.notices import LoginEnded, ProfileChanged, Publisher, Tell
 from server.services.passwords import Passwords
 from server.services.tokens import Claims, Tokens
-from server.services.views import Views
+from server.services.views import Views, first_that_fit
 from server.storage.base import RoomStore, UsernameTakenError, UserStore
 from server.views import UserUpdated, UserView
 
@@ -65,6 +66,7 @@ class AccountService:
         passwords: Passwords,
         views: Views,
         publisher: Publisher,
+        completion: Completion,
         *,
         has_accounts: bool,
         refresh_ttl_s: int,
@@ -77,6 +79,7 @@ class AccountService:
         self._passwords = passwords
         self._views = views
         self._publisher = publisher
+        self._completion = completion
         self._has_accounts = has_accounts
         self._refresh_ttl_ms = refresh_ttl_s * 1000
         self._refresh_grace_ms = refresh_grace_s * 1000
@@ -133,7 +136,7 @@ class AccountService:
         if login.is_revoked:
             raise TokenRevokedError("this login was ended")
         if login.n != n + 1 or now - login.rotated_at > self._refresh_grace_ms:
-            await self._end(login)
+            await self._completion.run(self._end(login))
             raise TokenRevokedError("an old refresh token was used again: the login was ended")
         user = (await self._store.find_users([login.user_id])).get(login.user_id)
         if user is None:
@@ -152,11 +155,9 @@ class AccountService:
                 rotated_at=now,
                 expires_at=(identity.expires_at + self._tokens.leeway_s) * 1000,
             )
-            await self._end(login)
+            await self._completion.run(self._end(login))
             return
-        await self._store.update_user(user_id, revoked_before=(self._clock() // 1000 + 1) * 1000)
-        await self._store.revoke_logins(user_id)
-        await self._publisher.publish(LoginEnded(user_id=user_id, login_id=None))
+        await self._completion.run(self._end_all(user_id))
 
     async def update_profile(
         self, user_id: str, display_name: str | UnsetType, avatar_url: str | UnsetType | None
@@ -165,10 +166,8 @@ class AccountService:
         shown = checked_display_name(display_name) if isinstance(display_name, str) else UNSET
         if isinstance(avatar_url, str) and _usable_avatar(avatar_url) is None:
             raise InvalidError("avatar_url is an http(s) URL of at most 2048 characters", field="avatar_url")
-        updated = await self._store.update_user(user_id, display_name=shown, avatar_url=avatar_url)
-        if updated is None:
-            raise NotFoundError("there is no such user")
-        return await self._announce(updated)
+        view, _ = await self._completion.run(self._change_profile(user_id, shown, avatar_url))
+        return view
 
     async def me(self, user_id: str) -> UserView:
         """The user as others see them."""
@@ -180,8 +179,8 @@ class AccountService:
     async def search(self, query: str, after: str, limit: int) -> tuple[list[UserView], str | None]:
         """People whose username or display name begins with `query`; the cursor of the next page."""
         users = await self._store.search_users(query, after, limit + 1)
-        shown = await self._views.of_users(users[:limit])
-        return shown, shown[-1].username if len(users) > limit else None
+        shown = first_that_fit(await self._views.of_users(users[:limit]))
+        return shown, shown[-1].username if len(users) > len(shown) else None
 
     def _require_accounts(self) -> None:
         if not self._has_accounts:
@@ -235,14 +234,21 @@ class AccountService:
         avatar_url = _usable_avatar(claims.avatar_url) or user.avatar_url
         if (display_name, avatar_url) == (user.display_name, user.avatar_url):
             return user
-        updated = await self._store.update_user(user.id, display_name=display_name, avatar_url=avatar_url)
+        change = self._change_profile(user.id, display_name, avatar_url)
+        return (await self._completion.run(change))[1]
+
+    async def _change_profile(
+        self, user_id: str, display_name: str | UnsetType, avatar_url: str | UnsetType | None
+    ) -> tuple[UserView, User]:
+        changed = ProfileChanged(user_id=user_id)
+        write = self._store.update_user(user_id, display_name=display_name, avatar_url=avatar_url)
+        updated = await self._completion.written(write, lambda: self._publisher.publish(changed))
         if updated is None:
-            return user
-        await self._announce(updated)
-        return updated
+            raise NotFoundError("there is no such user")
+        await self._publisher.publish(changed)
+        return await self._announce(updated), updated
 
     async def _announce(self, user: User) -> UserView:
-        await self._publisher.publish(ProfileChanged(user_id=user.id))
         shown = (await self._views.of_users([user]))[0]
         rooms = frozenset(each.room.id for each in await self._rooms.memberships(user.id))
         told = Tell(
@@ -268,8 +274,20 @@ class AccountService:
         )
 
     async def _end(self, login: Login) -> None:
-        await self._store.revoke_login(login)
-        await self._publisher.publish(LoginEnded(user_id=login.user_id, login_id=login.id))
+        ended = LoginEnded(user_id=login.user_id, login_id=login.id)
+        await self._revoked(ended, self._store.revoke_login(login))
+        await self._publisher.publish(ended)
+
+    async def _end_all(self, user_id: str) -> None:
+        ended = LoginEnded(user_id=user_id, login_id=None)
+        from_now_on = (self._clock() // 1000 + 1) * 1000
+        await self._revoked(ended, self._store.update_user(user_id, revoked_before=from_now_on))
+        await self._revoked(ended, self._store.revoke_logins(user_id))
+        await self._publisher.publish(ended)
+
+    async def _revoked(self, ended: LoginEnded, write: Awaitable[object]) -> None:
+        """When it is unknown whether the write was done, the sockets end all the same: it was asked for."""
+        await self._completion.written(write, lambda: self._publisher.publish(ended))
 
 
 def _usable_display_name(name: str | None) -> str | None:
@@ -277,5 +295,6 @@ def _usable_display_name(name: str | None) -> str | None:
 
 
 def _usable_avatar(url: str | None) -> str | None:
-    is_usable = url is not None and len(url) <= _MOST_AVATAR_CHARS and url.startswith(("https://", "http://"))
-    return url if is_usable else None
+    if url is None or len(url) > _MOST_AVATAR_CHARS or not url.startswith(("https://", "http://")):
+        return None
+    return url if url.isascii() and url.isprintable() and " " not in url else None

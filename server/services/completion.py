@@ -1,14 +1,16 @@
 """Work that is done to its end, whoever waits for it: what is stored is told, though the asker left."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from server.domain.errors import ChatError
+from server.domain.errors import ChatError, UnavailableError
 from server.telemetry import get_logger, new_error_id
 
 _log = get_logger(__name__)
 Result = TypeVar("Result")
+
+_OUTCOME_CERTAIN_AFTER_S = 30.0
 
 
 class Completion:
@@ -29,6 +31,20 @@ class Completion:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+
+    async def written(self, write: Awaitable[Result], doubt: Callable[[], Awaitable[None]]) -> Result:
+        """The write's result. When its outcome is unknown, `doubt` is done now and when it is certain."""
+        try:
+            return await write
+        except UnavailableError:
+            self.start(self._doubt_twice(doubt))
+            raise
+
+    @staticmethod
+    async def _doubt_twice(doubt: Callable[[], Awaitable[None]]) -> None:
+        await doubt()
+        await asyncio.sleep(_OUTCOME_CERTAIN_AFTER_S)
+        await doubt()
 
     async def close(self, timeout_s: float) -> None:
         """Wait for what runs, then cancel what is left."""

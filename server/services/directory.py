@@ -65,7 +65,9 @@ class Directory:
         if member is None or room is None or room.deleted_at is not None:
             raise NotFoundError("there is no such room, or you are not in it", field="room_id")
         access = Access(room=room, member=member)
-        self._access.keep(room_id, {**self._access.entries.get(room_id, {}), user_id: access}, generation)
+        if generation == self._access.generation:
+            self._access.keep(room_id, self._access.entries.get(room_id, {}), generation)
+            self._access.entries[room_id][user_id] = access
         return access
 
     async def member_counts(self, room_ids: Iterable[str]) -> dict[str, int]:

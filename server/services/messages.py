@@ -149,6 +149,8 @@ class MessageService:
         stored = await self._log.messages_between(wanted.room_id, first, last) if first <= last else []
         shown = await self._views.messages(stored, reader=actor)
         page = nearest_that_fit(shown, anchor, MOST_ANSWER_BYTES - _ENVELOPE_BYTES)
+        # Whoever was removed meanwhile is not shown what was said afterwards.
+        await self._directory.get_access(wanted.room_id, actor)
         return HistoryData(messages=page, has_more=_has_more(wanted, page, access.room.first_seq, last_seq))
 
     async def _room_of(self, actor: str, sent: ChatMessage) -> str:

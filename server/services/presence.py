@@ -1,9 +1,11 @@
 """Who is online and who is typing, and who is told of it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from msgspec import Struct
 
+from server.domain.errors import ChatError
 from server.domain.models import User
 from server.ephemeral.base import Ephemeral, Typing
 from server.events import TypingPayload
@@ -80,7 +82,8 @@ class PresenceService:
     async def tick(self) -> None:
         """Tell of those who went offline and of typing that ran out. Called about twice a second."""
         for typing in await self._ephemeral.reap_typing():
-            await self._tell_typing(typing, is_typing=False)
+            with suppress(ChatError):  # whoever sees it typing drops it soon, too
+                await self._tell_typing(typing, is_typing=False)
         # Named once by the reaper, and kept until it is told: the store may be away.
         for user_id in await self._ephemeral.reap():
             self._gone[user_id] = self._left_at.pop(user_id, self._clock())

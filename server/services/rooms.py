@@ -1,13 +1,13 @@
 """Rooms and who is in them. Every change is stored first, told second and answered last."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 from uuid import uuid4
 
+import msgspec
 from msgspec import Struct
 
-from server.domain.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError, UnavailableError
+from server.domain.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
 from server.domain.models import Member, Role, Room
 from server.domain.rules import (
     checked_room_name,
@@ -22,13 +22,13 @@ from server.events import CreateRoom
 from server.services.completion import Completion
 from server.services.directory import Access, Directory
 from server.services.notices import Control, MembershipChanged, Notice, Publisher, RoomChanged, Tell
-from server.services.views import Views
+from server.services.views import Views, first_that_fit
 from server.storage.base import Membership, RoomStore
 from server.views import LeaveReason, MemberChanged, MemberView, RoomJoined, RoomLeft, RoomUpdated, RoomView
 
-_OUTCOME_CERTAIN_AFTER_S = 30.0
 # Who asks for a room that somebody else makes in this moment enters it before the answer, too.
 _BEING_TOLD_MS = 30_000
+_MOST_DIRECT_KEPT = 50_000
 Written = TypeVar("Written")
 
 
@@ -60,6 +60,8 @@ class RoomService:
         self._publisher = publisher
         self._completion = completion
         self._limits = limits
+        # By key. A direct room is never renamed, left or deleted.
+        self._direct: dict[str, Room] = {}
         self._clock = clock
 
     async def create(self, actor: str, wanted: CreateRoom) -> RoomView:
@@ -92,17 +94,18 @@ class RoomService:
         """As `open_direct`, without the view. Raises NotFoundError when there is no such user."""
         if user_id == actor:
             raise InvalidError("a direct room is for two people", field=field)
+        key = direct_key(actor, user_id)
+        if key in self._direct:
+            return self._direct[key]
         await self._directory.require_users([user_id], field=field)
         room = Room(
-            id=uuid4().hex,
-            kind="direct",
-            name=None,
-            key=direct_key(actor, user_id),
-            created_by=actor,
-            created_at=self._clock(),
+            id=uuid4().hex, kind="direct", name=None, key=key, created_by=actor, created_at=self._clock()
         )
         members = [self._member(room, each) for each in (actor, user_id)]
         stored, _ = await self._completion.run(self._create(room, members))
+        if len(self._direct) >= _MOST_DIRECT_KEPT:
+            self._direct.pop(next(iter(self._direct)))
+        self._direct[key] = stored
         return stored
 
     async def join(self, actor: str, room_id: str) -> RoomView:
@@ -182,8 +185,8 @@ class RoomService:
             for each in rooms
             if each.room.id > after and query.casefold() in (each.room.name or "").casefold()
         ]
-        shown = await self._views.rooms(wanted[:limit], reader=actor)
-        return shown, shown[-1].id if len(wanted) > limit else None
+        shown = first_that_fit(await self._views.rooms(wanted[:limit], reader=actor))
+        return shown, shown[-1].id if len(wanted) > len(shown) else None
 
     async def public(
         self, actor: str, query: str, after: str, limit: int
@@ -194,8 +197,8 @@ class RoomService:
             Membership(room=room, member=await self._store.find_member(room.id, actor))
             for room in rooms[:limit]
         ]
-        shown = await self._views.rooms(page, reader=actor)
-        return shown, shown[-1].id if len(rooms) > limit else None
+        shown = first_that_fit(await self._views.rooms(page, reader=actor))
+        return shown, shown[-1].id if len(rooms) > len(shown) else None
 
     async def members(
         self, actor: str, room_id: str, after: tuple[int, str], limit: int
@@ -203,9 +206,11 @@ class RoomService:
         """The members of one of the actor's rooms, longest first; the cursor of the next page."""
         await self._directory.get_access(room_id, actor)
         members = await self._store.members(room_id, after, limit + 1)
-        last = members[limit - 1] if len(members) > limit else None
-        shown = await self._views.members(members[:limit])
-        return shown, None if last is None else (last.joined_at, last.user_id)
+        shown = first_that_fit(await self._views.members(members[:limit]))
+        if len(shown) == len(members):
+            return shown, None
+        last = members[len(shown) - 1]
+        return shown, (last.joined_at, last.user_id)
 
     async def _every_member(self, room_id: str) -> AsyncIterator[Member]:
         after = (0, "")
@@ -236,7 +241,11 @@ class RoomService:
 
     async def _require_below_room_limit(self, user_id: str) -> None:
         limit = self._limits.rooms_per_user
-        if limit is not None and len(await self._store.memberships(user_id)) >= limit:
+        if limit is None:
+            return
+        # Direct rooms do not count: others open them.
+        chosen = [each for each in await self._store.memberships(user_id) if each.room.kind != "direct"]
+        if len(chosen) >= limit:
             raise ForbiddenError(f"a person is in at most {limit} rooms")
 
     def _member(self, room: Room, user_id: str, role: Role = "member") -> Member:
@@ -300,16 +309,10 @@ class RoomService:
 
     async def _written(self, notice: Control, write: Awaitable[Written]) -> Written:
         """The write's result. When its outcome is unknown, everybody concerned looks at the store again."""
-        try:
-            return await write
-        except UnavailableError:
-            self._completion.start(self._publish_twice(notice))
-            raise
-
-    async def _publish_twice(self, notice: Control) -> None:
-        await self._publisher.publish(notice)
-        await asyncio.sleep(_OUTCOME_CERTAIN_AFTER_S)
-        await self._publisher.publish(notice)
+        doubt = notice
+        if isinstance(notice, MembershipChanged):
+            doubt = msgspec.structs.replace(notice, left_because=None)
+        return await self._completion.written(write, lambda: self._publisher.publish(doubt))
 
     async def _tell_joined(self, room: Room, notice: MembershipChanged) -> None:
         await self._publisher.publish(notice)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct
 
 from server.domain.errors import InvalidError
-from server.domain.models import Change, Head, Message
+from server.domain.models import Change, Head, Member, Message
 from server.domain.rules import digest_of
 from server.events import MOST_ANSWER_BYTES, MOST_CHANGES_BEHIND, NEWEST_MESSAGES, VERSION, Sync
 from server.services.directory import Directory
 from server.services.messages import nearest_that_fit
-from server.services.views import Views, size_bytes
+from server.services.views import Views, first_that_fit, size_bytes
 from server.storage.base import LogStore, Membership, MetaStore, RoomStore
-from server.views import MessageView, RoomView, SyncData, SyncRoom
+from server.views import RoomView, SyncData, SyncRoom
 
 _MOST_ROOMS = 100
 _ENVELOPE_BYTES = 8 * 1024
@@ -91,23 +91,35 @@ class SyncService:
     async def sync(self, actor: str, wanted: Sync, *, only_room_id: str | None = None) -> SyncData:
         """A page of the actor's rooms (or of the one room alone), newest activity first."""
         started_at = self._clock()
+        epoch = await self._meta.epoch()
         memberships = await self._rooms.memberships(actor)
         left = sorted(wanted.rooms.keys() - {each.room.id for each in memberships})
         active = await self._active([each for each in memberships if only_room_id in (None, each.room.id)])
         cursor = _Cursor.parse(wanted.cursor) if wanted.cursor is not None else None
         listed = _listed(active, cursor)
-        budget = _BUDGET_BYTES - size_bytes(left)
-        rooms, online, taken = await self._page(actor, listed, wanted.rooms, budget)
         me = (await self._views.users([actor]))[actor]
+        budget = _BUDGET_BYTES - size_bytes(left) - size_bytes(me)
+        rooms, online, taken = await self._page(actor, listed, wanted.rooms, budget)
+        lost = await self._lost_since(actor, memberships)
+        left += sorted(lost & wanted.rooms.keys())
         return SyncData(
             me=me,
-            epoch=await self._meta.epoch(),
-            rooms=rooms,
+            epoch=epoch,
+            rooms=[room for room in rooms if room.room.id not in lost],
             left=left,
             online=sorted(online),
             version=VERSION,
             next=_next(active, listed, taken, cursor, started_at),
         )
+
+    async def _lost_since(self, actor: str, memberships: Sequence[Membership]) -> set[str]:
+        """The rooms that the actor has left since, and must not be shown what was said in afterwards."""
+        now = {each.room.id: each.member for each in await self._rooms.memberships(actor)}
+        return {
+            each.room.id
+            for each in memberships
+            if _incarnation(now.get(each.room.id)) != _incarnation(each.member)
+        }
 
     async def _active(self, memberships: Sequence[Membership]) -> list[_Active]:
         heads = await self._log.heads([each.room.id for each in memberships])
@@ -126,7 +138,8 @@ class SyncService:
         views = await self._views.rooms([each.membership for each in candidates], reader=actor)
         for each, view in zip(candidates, views, strict=True):
             members = await self._small_room_members(view)
-            spent = size_bytes(view) + _BYTES_PER_ID * (1 + 2 * len(members or ()))
+            lists = 2 if view.id in named else 1
+            spent = size_bytes(view) + _BYTES_PER_ID * (1 + lists * len(members or ()))
             room = await self._room(actor, each, view, named, members, most_bytes - spent)
             spent += size_bytes(room.changes)
             if page and spent > left_bytes:
@@ -165,7 +178,7 @@ class SyncService:
                 room=view, rev=end, changes=newest, read=members, truncated=False, reset=must_reset
             )
         shown = await self._views.messages([change.message for change in changes], reader=actor)
-        fitting = _oldest_that_fit(shown, budget)
+        fitting = first_that_fit(shown, budget)
         is_cut = len(fitting) < len(shown)
         end = fitting[-1].rev if is_cut else each.head.rev
         return SyncRoom(room=view, rev=end, changes=fitting, read=members, truncated=is_cut, reset=False)
@@ -188,6 +201,10 @@ class SyncService:
 def _activity(membership: Membership, head: Head) -> _Active:
     joined_at = membership.member.joined_at if membership.member is not None else 0
     return _Active(membership, head, max(head.at, joined_at, membership.room.created_at))
+
+
+def _incarnation(member: Member | None) -> str | None:
+    return member.incarnation if member is not None else None
 
 
 def _order(active: _Active) -> tuple[int, str]:
@@ -219,15 +236,3 @@ def _next(
     if cursor is None or cursor.at is None or begun.state == _state_of(active):
         return None
     return _Cursor(begun.started_at, begun.state, None, "").text()
-
-
-def _oldest_that_fit(messages: Sequence[MessageView], most_bytes: int) -> list[MessageView]:
-    """The longest run from the first whose JSON is at most `most_bytes`; one message at least."""
-    taken = 0
-    left_bytes = most_bytes
-    for message in messages:
-        left_bytes -= size_bytes(message)
-        if left_bytes < 0 and taken > 0:
-            break
-        taken += 1
-    return list(messages[:taken])

@@ -2,17 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 
 from server.domain.models import Member, Message, Room, User
 from server.domain.rules import LAST_MESSAGE_CHARS, SHORT_QUOTE_CHARS
 from server.ephemeral.base import Ephemeral
+from server.events import MOST_ANSWER_BYTES
 from server.services.directory import Directory
 from server.storage.base import LogStore, Membership, RoomStore, UserStore
 from server.views import MemberView, MessageView, QuoteView, RoomView, SenderView, UserView
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MOST_LIST_BYTES = MOST_ANSWER_BYTES - 1024
+Shown = TypeVar("Shown")
 
 
 def iso(at: int) -> str:
@@ -213,6 +217,18 @@ def _room_view(
         last_read_seq=last_read_seq,
         unread=last_seq - last_read_seq if member is not None else 0,
     )
+
+
+def first_that_fit(shown: Sequence[Shown], most_bytes: int = MOST_LIST_BYTES) -> list[Shown]:
+    """The longest run from the first whose JSON is at most `most_bytes`; one at least."""
+    taken = 0
+    left_bytes = most_bytes
+    for each in shown:
+        left_bytes -= size_bytes(each) + 1
+        if left_bytes < 0 and taken > 0:
+            break
+        taken += 1
+    return list(shown[:taken])
 
 
 def size_bytes(view: object) -> int:

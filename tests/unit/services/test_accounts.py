@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
 from msgspec import UNSET
 
@@ -16,12 +17,13 @@ from server.domain.errors import (
     TokenInvalidError,
     TokenRevokedError,
     UnauthenticatedError,
+    UnavailableError,
 )
 from server.services.accounts import Signed
 from server.services.notices import LoginEnded, ProfileChanged, Tell
 from server.views import UserUpdated
 from tests.harness import SECRET
-from tests.services import Site, SiteRules, open_site
+from tests.services import Site, SiteRules, break_, open_site
 
 PASSWORD = "correct horse"
 MONTH_S = 30 * 24 * 3600
@@ -303,3 +305,59 @@ async def test_a_site_that_signs_people_in_elsewhere_has_no_accounts(outside_onl
     built_in = outside_only.tokens.make_access("~uana", "login", now=int(outside_only.clock.now_s))
     assert await refusal(outside_only, built_in) is TokenInvalidError
     assert await refusal(outside_only, outside(outside_only)) is None
+
+
+async def test_a_logout_of_unknown_outcome_ends_the_sockets_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asked for; and again when the outcome is certain, for whoever connected meanwhile."""
+    site.clock.drive(monkeypatch)
+    signed = await site.accounts.register("juan", "long password", None)
+    identity = await site.accounts.authenticate(signed.access_token)
+    mend = break_(site.storage, "revoke_login")
+    with pytest.raises(UnavailableError):
+        await site.accounts.logout(identity, everywhere=False)
+    mend()
+    ended = LoginEnded(user_id=identity.user.id, login_id=identity.login_id)
+    await site.clock.elapse(0)
+    assert site.publisher.controls() == [ended]
+    await site.clock.elapse(30)
+    assert site.publisher.controls() == [ended, ended]
+
+
+async def test_a_profile_of_unknown_outcome_is_read_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.clock.drive(monkeypatch)
+    await site.people("juan")
+    assert (await site.directory.get_profile("juan")).display_name == "Juan"
+    await site.storage.update_user("juan", display_name="Juan Pérez")
+    mend = break_(site.storage, "update_user")
+    with pytest.raises(UnavailableError):
+        await site.accounts.update_profile("juan", "Juan Pérez", UNSET)
+    mend()
+    await site.clock.elapse(0)
+    assert (await site.directory.get_profile("juan")).display_name == "Juan Pérez"
+
+
+async def test_a_page_of_people_is_within_the_limit_of_an_answer(site: Site) -> None:
+    for number in range(100):
+        await site.people(f"user{number:03}")
+        await site.storage.update_user(f"user{number:03}", avatar_url="https://" + '"' * 2040)
+    found: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page, cursor = await site.accounts.search("user", cursor, 100)
+        assert len(msgspec.json.encode(page)) < 256 * 1024
+        found += [user.username for user in page]
+    assert found == [f"user{number:03}" for number in range(100)]
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a b", "https://a\u0001", "https://é", "javascript:alert(1)", "https://a\n"]
+)
+async def test_a_picture_is_named_by_a_plain_web_address(site: Site, url: str) -> None:
+    await site.people("juan")
+    with pytest.raises(InvalidError) as refused:
+        await site.accounts.update_profile("juan", UNSET, url)
+    assert refused.value.field == "avatar_url"

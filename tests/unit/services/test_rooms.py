@@ -338,7 +338,7 @@ async def test_when_a_write_may_have_been_done_everybody_looks_at_the_store_agai
     assert (await why(people.rooms.remove_member("juan", room_id, "ana")))[0] is UnavailableError
     mend()
     await people.clock.elapse(0)
-    assert [brief(notice) for notice in people.publisher.notices] == [("membership", ["ana"], "removed")]
+    assert [brief(notice) for notice in people.publisher.notices] == [("membership", ["ana"], None)]
     await people.directory.get_access(room_id, "ana")
     await people.storage.remove_member(room_id, "ana")
     await people.clock.elapse(30)

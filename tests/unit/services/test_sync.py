@@ -226,3 +226,15 @@ async def test_a_cursor_that_sync_did_not_give_is_invalid(people: Site, cursor: 
     with pytest.raises(InvalidError) as refused:
         await people.sync.sync("ana", Sync(cursor=cursor))
     assert refused.value.field == "cursor"
+
+
+async def test_whoever_is_removed_while_sync_reads_is_not_shown_the_room(people: Site) -> None:
+    room_id = await people.group("juan", "ana")
+    await people.say("juan", room_id)
+    gate = hold_answer(people.storage, "messages_between")
+    syncing = asyncio.create_task(first_page(people, {room_id: None}))
+    await gate.reached()
+    await people.rooms.remove_member("juan", room_id, "ana")
+    gate.open()
+    page = await syncing
+    assert (page.rooms, page.left) == ([], [room_id])

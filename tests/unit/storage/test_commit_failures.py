@@ -211,6 +211,7 @@ async def test_repeats_of_what_landed_late_are_duplicates_and_told_once() -> Non
     log, told = MemoryLog(), Told()
     async with committing(log, told) as committer:
         await _give_up(log, committer, post("late", unique="1"))
+        await asyncio.sleep(5)
         log.store(log.appends[0])
         repeats = [await committer.append(post("late", unique="1")) for _ in range(3)]
     assert [repeat.is_duplicate for repeat in repeats] == [True, True, True]

@@ -56,8 +56,7 @@ async def test_a_writer_that_goes_away_leaves_its_whole_batch_or_nothing(storage
         for _ in range(turns % 6):
             await asyncio.sleep(0)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await asyncio.gather(task, return_exceptions=True)
         await storage.set_last_seen([("nobody", 1)])  # the writer has gone past it
         head = (await storage.heads(["room"]))["room"].rev
         assert head in (rev, rev + 40)
