@@ -31,6 +31,7 @@ const received = []; // [event, payload]
 const messages = new Map(); // by id, each with the greatest rev seen
 const revs = new Map(); // room id -> the last rev seen: what to name in sync
 const waiting = new Set();
+let isRenewed = false;
 let session; // {user, access_token, expires_in, refresh_token}
 
 // ---- Signing in, by HTTP
@@ -121,6 +122,8 @@ async function sync(rooms) {
 async function renew() {
   session = await http("POST", "/api/auth/refresh", { refresh_token: session.refresh_token });
   await ask("auth_refresh", { token: session.access_token });
+  isRenewed = true;
+  wake();
 }
 
 // Resolves with the first truthy result of `find`, tried again whenever something has come.
@@ -263,7 +266,7 @@ async function main() {
   await follow(direct, peer);
   await useAPhone();
   await heard("auth_expiring");
-  await until("auth_refresh", () => sent.has("auth_refresh"));
+  await until("the answer of auth_refresh", () => isRenewed);
   console.log("Now stop the server: Ctrl-C in its terminal");
   await heard("server_draining");
   finish(0);

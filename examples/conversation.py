@@ -117,6 +117,7 @@ class Chat:
         self.sio.on("connect", self._connected, namespace=NAMESPACE)
         self.sio.on("*", self.note, namespace=NAMESPACE)
         self.sent: set[str] = set()
+        self.renewed = asyncio.Event()
         self.received: list[tuple[str, Json]] = []
         self.messages: dict[str, Json] = {}  # by id, each with the greatest rev seen
         self.revs: dict[str, int] = {}  # room id -> the last rev seen: what to name in sync
@@ -187,6 +188,7 @@ class Chat:
             refresh = {"refresh_token": self.api.session["refresh_token"]}
             self.api.session = await self.api.call("POST", "/api/auth/refresh", refresh)
             await self.ask("auth_refresh", {"token": self.api.session["access_token"]})
+            self.renewed.set()
 
     async def heard(self, event: str, matches: Callable[[Json], bool] = lambda _: True) -> Json:
         """The first such event, received already or to come. Raises TimeoutError."""
@@ -328,6 +330,8 @@ async def converse(chat: Chat) -> None:
     await lead(chat, direct, peer)
     await use_a_phone(chat)
     await chat.heard("auth_expiring")
+    async with asyncio.timeout(PATIENCE_S):
+        await chat.renewed.wait()
     print("Now stop the server: Ctrl-C in its terminal")
     await chat.heard("server_draining")
 

@@ -35,8 +35,8 @@ class ServerProcess:
         self.log_path = log_path
 
     def log_lines(self) -> list[Json]:
-        """The JSON lines of its log so far."""
-        lines = self.log_path.read_text().splitlines()
+        """The JSON lines of its log so far; the last one may still be being written."""
+        lines = self.log_path.read_text().split("\n")[:-1]
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def faults(self) -> list[Json]:
