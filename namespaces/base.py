@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
 from server import events
 from server.domain.errors import (
@@ -26,6 +26,7 @@ from server.realtime.server import Connection, RefusedError, TransportClosedErro
 from server.services.accounts import AccountService, Identity
 from server.services.health import Health
 from server.services.presence import PresenceService
+from server.services.views import error_view
 from server.telemetry import get_logger, new_error_id
 from server.views import ErrorView, EventFailed
 
@@ -51,17 +52,6 @@ class NamespaceRules(Struct, frozen=True, kw_only=True):
     rates: Mapping[str, Rate] | None
     deadline_s: float
     may_query_token: bool
-
-
-def error_view(error: ChatError) -> ErrorView:
-    """An error as clients see it."""
-    return ErrorView(
-        code=error.code,
-        message=error.message,
-        field=error.field if error.field is not None else UNSET,
-        retry_after_ms=error.retry_after_ms if error.retry_after_ms is not None else UNSET,
-        error_id=error.error_id if isinstance(error, InternalError) else UNSET,
-    )
 
 
 class Namespace:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
 from server.domain.errors import (
     ChatError,
@@ -23,6 +23,7 @@ from server.domain.errors import (
 )
 from server.domain.ratelimit import Rate, RateLimiter
 from server.services.health import Health
+from server.services.views import error_view
 from server.telemetry import get_logger, new_error_id
 from server.views import ErrorView
 
@@ -67,14 +68,7 @@ def json_response(data: object, *, status: int = 200) -> web.Response:
 
 def error_response(error: ChatError) -> web.Response:
     """`{error}` with the status of its code; Retry-After in whole seconds where it says when to repeat."""
-    view = ErrorView(
-        code=error.code,
-        message=error.message,
-        field=error.field if error.field is not None else UNSET,
-        retry_after_ms=error.retry_after_ms if error.retry_after_ms is not None else UNSET,
-        error_id=error.error_id if isinstance(error, InternalError) else UNSET,
-    )
-    response = json_response({"error": view}, status=error.http_status)
+    response = json_response({"error": error_view(error)}, status=error.http_status)
     if error.retry_after_ms is not None:
         response.headers["Retry-After"] = str(-(-error.retry_after_ms // 1000))
     return response

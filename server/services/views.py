@@ -5,14 +5,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import msgspec
+from msgspec import UNSET
 
+from server.domain.errors import ChatError, InternalError
 from server.domain.models import Member, Message, Room, User
 from server.domain.rules import LAST_MESSAGE_CHARS, SHORT_QUOTE_CHARS
 from server.ephemeral.base import Ephemeral
 from server.events import MOST_ANSWER_BYTES
 from server.services.directory import Directory
 from server.storage.base import LogStore, Membership, RoomStore, UserStore
-from server.views import MemberView, MessageView, QuoteView, RoomView, SenderView, UserView
+from server.views import ErrorView, MemberView, MessageView, QuoteView, RoomView, SenderView, UserView
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOST_LIST_BYTES = MOST_ANSWER_BYTES - 1024
@@ -234,3 +236,14 @@ def first_that_fit(shown: Sequence[Shown], most_bytes: int = MOST_LIST_BYTES) ->
 def size_bytes(view: object) -> int:
     """How many bytes its JSON has."""
     return len(msgspec.json.encode(view))
+
+
+def error_view(error: ChatError) -> ErrorView:
+    """An error as clients see it."""
+    return ErrorView(
+        code=error.code,
+        message=error.message,
+        field=error.field if error.field is not None else UNSET,
+        retry_after_ms=error.retry_after_ms if error.retry_after_ms is not None else UNSET,
+        error_id=error.error_id if isinstance(error, InternalError) else UNSET,
+    )
