@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from namespaces.chat import ChatNamespace
@@ -127,6 +127,7 @@ json_values = st.recursive(
 
 
 @given(st.sampled_from(sorted(CLIENT_EVENTS)), st.data())
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_comes_is_decoded_or_invalid(name: str, data: st.DataObject) -> None:
     event = CLIENT_EVENTS[name]
     fields = st.sampled_from([*event.payload.__struct_fields__, "other"])
