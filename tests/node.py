@@ -10,7 +10,9 @@ from typing import NoReturn
 
 import pytest
 
-JS_DIR = Path(__file__).parent / "clients" / "js"
+ROOT = Path(__file__).parent.parent
+JS_DIR = ROOT / "tests" / "clients" / "js"
+NODE_MODULES = ROOT / "node_modules"
 OLDEST = 18
 
 
@@ -30,11 +32,11 @@ def find_node() -> Path | None:
 
 
 def require_node() -> Path:
-    """Node, with the packages of `JS_DIR` installed; else the test skips, or fails where all is required."""
+    """Node, with the npm packages installed; else the test skips, or fails where all is required."""
     node = find_node()
     if node is None:
         _give_up(f"no Node {OLDEST} or later; make services installs one")
-    if not (JS_DIR / "node_modules" / "socket.io-client").is_dir():
+    if not (NODE_MODULES / "socket.io-client").is_dir():
         _give_up("the npm packages are not installed; make services installs them")
     return node
 

@@ -12,7 +12,7 @@ import pytest
 
 from server.events import CLIENT_EVENTS, SERVER_EVENTS
 from tests.harness import PATIENCE_S, ROOT, ServerProcess, running_server
-from tests.node import JS_DIR, require_node
+from tests.node import NODE_MODULES, require_node
 
 pytestmark = pytest.mark.node
 
@@ -71,7 +71,7 @@ async def _running(*command: str | Path) -> AsyncIterator[_Program]:
 async def _conversation(folder: Path, server: ServerProcess) -> AsyncIterator[tuple[_Program, _Program]]:
     """Both programs; the JavaScript one beside its packages, as in a project of its own."""
     node = require_node()
-    (folder / "node_modules").symlink_to(JS_DIR / "node_modules")
+    (folder / "node_modules").symlink_to(NODE_MODULES)
     script = shutil.copy(EXAMPLES / "conversation.mjs", folder)
     async with (
         _running(node, script, server.url) as juan,
@@ -97,7 +97,7 @@ async def test_both_programs_send_and_receive_every_event_of_the_contract(tmp_pa
 async def test_a_program_names_what_it_did_not_see(tmp_path: Path) -> None:
     """Here because the other one never comes."""
     async with running_server(tmp_path / "data") as server:
-        (tmp_path / "node_modules").symlink_to(JS_DIR / "node_modules")
+        (tmp_path / "node_modules").symlink_to(NODE_MODULES)
         script = shutil.copy(EXAMPLES / "conversation.mjs", tmp_path)
         for command in ((require_node(), script), (sys.executable, EXAMPLES / "conversation.py")):
             async with _running(*command, server.url, "1") as program:

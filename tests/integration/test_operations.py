@@ -34,7 +34,7 @@ from tests.harness import (
     site_token,
     start_server,
 )
-from tests.node import JS_DIR, require_node
+from tests.node import NODE_MODULES, require_node
 
 PRODUCTION = {"TERTULIA_SERVER__DEVELOPMENT": "false", "TERTULIA_SERVER__DRAIN_DELAY_S": "1"}
 POLLING = "/socket.io/?EIO=4&transport=polling"
@@ -247,7 +247,7 @@ async def test_the_asyncapi_document_follows_the_official_schema_and_names_every
     code, printed, complained = await command("asyncapi", folder=ROOT)
     assert (code, complained) == (0, "")
     given = json.loads(printed)
-    schema = JS_DIR / "node_modules" / "@asyncapi" / "specs" / "schemas" / "3.0.0.json"
+    schema = NODE_MODULES / "@asyncapi" / "specs" / "schemas" / "3.0.0.json"
     assert list(Draft7Validator(json.loads(schema.read_text())).iter_errors(given)) == []
     messages = given["components"]["messages"]
     assert set(messages) == {
