@@ -5,8 +5,9 @@ known event? session? one object? rate? decode? call, answer.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -27,7 +28,7 @@ from server.services.accounts import AccountService, Identity
 from server.services.health import Health
 from server.services.presence import PresenceService
 from server.services.views import error_view
-from server.telemetry import get_logger, new_error_id
+from server.telemetry import Repeats, get_logger, new_error_id
 from server.views import ErrorView, EventFailed
 
 from .sessions import Session, Sessions, retry_after
@@ -54,6 +55,13 @@ class NamespaceRules(Struct, frozen=True, kw_only=True):
     may_query_token: bool
 
 
+class _Arrival(NamedTuple):
+    """Who connects, as read when so many logins had ended: the end of one since then would be missed."""
+
+    identity: Identity
+    ended_logins: int
+
+
 class Namespace:
     """The engine's application. A subclass has one method for each event of the contract."""
 
@@ -72,13 +80,27 @@ class Namespace:
         self._health = health
         self._limiter = limiter
         self._rules = rules
+        self._rejections = Repeats()
         self._handlers: dict[str, Handler] = {name: getattr(self, name) for name in events.CLIENT_EVENTS}
 
-    async def connect(self, connection: Connection, auth: object) -> None:
-        """Authenticate and enter the rooms, or refuse with a code; nothing else ever leaves this method."""
+    async def authenticate(self, connection: Connection, auth: Mapping[str, object]) -> str:
+        """The id of the user whose token it is, or a refusal with a code."""
+        async with self._refusing(connection):
+            arrival = await self._arrive(connection, auth)
+        connection.state = arrival
+        return arrival.identity.user.id
+
+    async def connect(self, connection: Connection, auth: Mapping[str, object]) -> None:
+        """Enter the rooms, or refuse with a code."""
+        async with self._refusing(connection):
+            await self._admit(connection, auth)
+
+    @asynccontextmanager
+    async def _refusing(self, connection: Connection) -> AsyncIterator[None]:
+        """Nothing but what the engine understands ever leaves this block, and it does so in time."""
         try:
             async with asyncio.timeout(self._rules.deadline_s):
-                await self._admit(connection, auth)
+                yield
         except (UnavailableError, TimeoutError) as error:
             self._health.store_failed()
             _log.warning("conn.closed", sid=connection.sid, code="unavailable")
@@ -92,12 +114,19 @@ class Namespace:
             data: dict[str, object] = {"code": "internal", "retry": "never", "error_id": error_id}
             raise RefusedError("something went wrong on the server", data) from None
 
-    async def _admit(self, connection: Connection, auth: object) -> None:
-        fields = auth if isinstance(auth, dict) else {}
-        room_id = fields.get("room_id")
+    async def _arrive(self, connection: Connection, auth: Mapping[str, object]) -> _Arrival:
+        ended_logins = self._sessions.ended_logins
+        return _Arrival(await self.identify(self._token(connection, auth)), ended_logins)
+
+    async def _admit(self, connection: Connection, auth: Mapping[str, object]) -> None:
+        room_id = auth.get("room_id")
         if room_id is not None and not isinstance(room_id, str):
             raise InvalidError("auth.room_id is a string", field="room_id")
-        identity = await self.authenticate(self._token(connection, fields))
+        arrival = connection.state
+        assert isinstance(arrival, _Arrival)  # noqa: S101 - authenticate returned
+        if arrival.ended_logins != self._sessions.ended_logins:
+            arrival = await self._arrive(connection, auth)
+        identity = arrival.identity
         session = Session(connection, identity, room_id)
         await self._sessions.admit(session)
         connection.state = session
@@ -107,7 +136,7 @@ class Namespace:
             await self.disconnected(connection, "refused")
             raise
 
-    async def authenticate(self, token: str | None) -> Identity:
+    async def identify(self, token: str | None) -> Identity:
         """Whom the token stands for as this returns; the end of a login just read would miss its session."""
         while True:
             ended_logins = self._sessions.ended_logins
@@ -128,7 +157,8 @@ class Namespace:
         """CONNECT is written."""
         session = connection.state
         assert isinstance(session, Session)  # noqa: S101 - connect returned
-        _log.info("conn.accepted", sid=connection.sid, user_id=session.user_id)
+        is_recovered = connection.is_recovered
+        _log.info("conn.accepted", sid=connection.sid, user_id=session.user_id, is_recovered=is_recovered)
         self._sessions.go_live(session)
 
     async def disconnected(self, connection: Connection, reason: str) -> None:
@@ -152,7 +182,7 @@ class Namespace:
             async with asyncio.timeout(self._rules.deadline_s):
                 answer = Answer(ok=True, data=await self._handle(connection, name, args))
         except ChatError as error:
-            _log.info("msg.rejected", sid=connection.sid, name=name[:64], code=error.code, field=error.field)
+            self._log_rejected(connection, name, error)
             answer = Answer(ok=False, error=error_view(error))
         except TimeoutError:
             _log.warning("msg.rejected", sid=connection.sid, name=name, code="unavailable")
@@ -166,6 +196,13 @@ class Namespace:
             failed = EventFailed(event=shown_name, client_msg_id=_client_msg_id(args), error=answer.error)
             connection.emit("event_failed", failed)
         return answer if wants_ack else None
+
+    def _log_rejected(self, connection: Connection, name: str, error: ChatError) -> None:
+        who = connection.state.user_id if isinstance(connection.state, Session) else connection.sid
+        left_out = self._rejections.admit((who, error.code))
+        if left_out is not None:
+            about = {"name": name[:64], "code": error.code, "field": error.field, "left_out": left_out}
+            _log.info("msg.rejected", sid=connection.sid, **about)
 
     async def _handle(self, connection: Connection, name: str, args: list[object]) -> Struct:
         session = connection.state

@@ -97,7 +97,7 @@ class ChatNamespace(Namespace):
         return await self._messages.history(session.user_id, payload)
 
     async def auth_refresh(self, session: Session, payload: events.AuthRefresh) -> ExpiresData:
-        identity = await self.authenticate(payload.token)
+        identity = await self.identify(payload.token)
         if identity.user.id != session.user_id:
             raise ForbiddenError("the token is another user's", field="token")
         return ExpiresData(expires_in=self._sessions.renew(session, identity))

@@ -47,6 +47,7 @@ def _entry(notice: Notice) -> Emit | Control:
             event=notice.event,
             data=msgspec.Raw(msgspec.json.encode(notice.data)),
             rooms=frozenset(_channels(notice)),
+            volatile=notice.volatile,
         )
     return Control(name=_NAMES[type(notice)], data=msgspec.to_builtins(notice))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
@@ -65,10 +65,17 @@ class Sessions:
     """All sessions of this server."""
 
     def __init__(
-        self, rooms: RoomService, rules: SessionRules, *, clock: Callable[[], float] = time.time
+        self,
+        rooms: RoomService,
+        rules: SessionRules,
+        *,
+        forget_away: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`forget_away` makes the connections of a user that are away unrecoverable."""
         self._rooms = rooms
         self._rules = rules
+        self._forget_away = forget_away
         self._clock = clock
         self._people: dict[str, _Person] = {}
         self.ended_logins = 0
@@ -129,6 +136,7 @@ class Sessions:
         """Do here what a notice says; when it returns it is done."""
         if isinstance(notice, LoginEnded):
             self.ended_logins += 1
+            self._forget_away(notice.user_id)
             for session in self._sessions_of(notice.user_id):
                 if notice.login_id in (None, session.identity.login_id):
                     self._end(session, _revoked())
@@ -143,7 +151,8 @@ class Sessions:
         step_s = spread_s / max(1, len(live))
         for index, session in enumerate(live):
             delay_ms = int(index * step_s * 1000)
-            session.connection.emit("server_draining", ServerDraining(reconnect_in_ms=delay_ms))
+            told = ServerDraining(reconnect_in_ms=delay_ms)
+            session.connection.emit("server_draining", told, is_kept=False)
         for session in live:
             session.connection.close()
             await asyncio.sleep(step_s)
@@ -173,10 +182,10 @@ class Sessions:
         """Put the sessions into the rooms that the store names; read again when a notice came meanwhile."""
         while (person := self._people.get(user_id)) is not None:
             version = person.version
-            room_ids = await self._rooms.room_ids(user_id)
+            incarnations = await self._rooms.incarnations(user_id)
             if person.version == version:
                 for session in sessions:
-                    _settle(session, room_ids)
+                    _settle(session, incarnations)
                 return
 
     def _sessions_of(self, user_id: str) -> list[Session]:
@@ -192,7 +201,8 @@ class Sessions:
             return
         if left_s <= self._rules.expiring_notice_s and not session.was_warned:
             session.was_warned = True
-            session.connection.emit("auth_expiring", ExpiresData(expires_in=self.expires_in(session)))
+            told = ExpiresData(expires_in=self.expires_in(session))
+            session.connection.emit("auth_expiring", told, is_kept=False)
         next_s = (
             left_s + self._rules.leeway_s if session.was_warned else left_s - self._rules.expiring_notice_s
         )
@@ -206,25 +216,26 @@ class Sessions:
         if session.timer is not None:
             session.timer.cancel()
         _log.info("conn.ended", user_id=session.user_id, sid=session.connection.sid, code=end.code)
-        session.connection.emit("session_ended", end)
+        session.connection.emit("session_ended", end, is_kept=False)
         if end.retry == "never":
             session.connection.disconnect()
         else:
             session.connection.close()
 
 
-def _settle(session: Session, room_ids: set[str]) -> None:
-    wanted = {room_channel(room_id) for room_id in room_ids}
+def _settle(session: Session, incarnations: Mapping[str, str]) -> None:
+    wanted: dict[str, str | None] = {room_channel(each): tag for each, tag in incarnations.items()}
     if session.room_id is not None:
-        wanted &= {room_channel(session.room_id)}
+        only = room_channel(session.room_id)
+        wanted = {only: wanted[only]} if only in wanted else {}
     else:
-        wanted.add(user_channel(session.user_id))
+        wanted[user_channel(session.user_id)] = None
     connection = session.connection
-    for channel in connection.rooms - wanted:
+    for channel in connection.rooms - wanted.keys():
         connection.leave(channel)
-    entered = wanted - connection.rooms
+    entered = wanted.keys() - connection.rooms
     for channel in entered:
-        connection.enter(channel)
+        connection.enter(channel, tag=wanted[channel])
     if session.is_live and session.room_id is not None and entered:
         connection.emit("room_joined", RoomJoined(room_id=session.room_id))
 

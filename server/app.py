@@ -12,10 +12,11 @@ from namespaces.fanout import Fanout
 from namespaces.sessions import SessionRules, Sessions
 from server import events
 from server.composition import UseCases, make_rates, now_ms
+from server.domain.errors import ChatError
 from server.domain.ratelimit import RateLimiter
 from server.ephemeral.memory import MemoryEphemeral
 from server.realtime.bus import MemoryBus
-from server.realtime.server import Options, Server
+from server.realtime.server import Options, RecoveryOptions, Server
 from server.routes.api import Api, ApiRules
 from server.routes.edge import SOCKETIO_PATH, Edge, EdgeRules, is_own_fault
 from server.routes.system import System
@@ -23,13 +24,15 @@ from server.services.views import iso
 from server.settings import Settings
 from server.storage.base import Storage
 from server.storage.sqlite.store import SqliteStorage
-from server.telemetry import get_logger, new_error_id
+from server.telemetry import Repeats, get_logger, new_error_id
 
 STATIC = Path(__file__).resolve().parent.parent / "static"
 _TICK_S = 0.5
 _LONGEST_SPREAD_S = 10.0
 _SPREAD_PER_SOCKET_S = 0.02
 _STOP_TIMEOUT_S = 5.0
+# Proxies and balancers use a connection again after up to 60 s: then it must not be closing.
+_IDLE_TIMEOUT_S = 75.0
 _LONGEST_HEADER_BYTES = 32 * 1024
 _log = get_logger(__name__)
 
@@ -37,7 +40,7 @@ _log = get_logger(__name__)
 class Tertulia:
     """One server. `start` opens the store and then the port; `drain` and `close` end it, in this order."""
 
-    def __init__(self, settings: Settings, secret: str) -> None:
+    def __init__(self, settings: Settings, secret: str, *, idle_timeout_s: float = _IDLE_TIMEOUT_S) -> None:
         self._settings = settings
         database = settings.database
         self.storage: Storage = SqliteStorage(
@@ -47,7 +50,9 @@ class Tertulia:
         self._bus = MemoryBus(self._engine, namespace=events.NAMESPACE)
         fanout = Fanout(self._bus)
         self._use_cases = UseCases(settings, secret, self.storage, MemoryEphemeral(), fanout)
-        self._sessions = Sessions(self._use_cases.rooms, _session_rules(settings))
+        self._sessions = Sessions(
+            self._use_cases.rooms, _session_rules(settings), forget_away=self._forget_away
+        )
         fanout.follow(self._use_cases.directory.forget)
         fanout.follow(self._sessions.handle)
         limiter = RateLimiter()
@@ -57,9 +62,12 @@ class Tertulia:
             self._make_web(limiter),
             access_log=None,
             shutdown_timeout=_STOP_TIMEOUT_S,
+            # Also for a connection that has sent nothing yet, or a part of a head.
+            keepalive_timeout=idle_timeout_s,
             max_field_size=_LONGEST_HEADER_BYTES,
         )
         self._ticking: asyncio.Task[None] | None = None
+        self._failed_ticks = Repeats()
 
     def _serve_sockets(self, limiter: RateLimiter) -> None:
         settings, cases = self._settings, self._use_cases
@@ -83,13 +91,23 @@ class Tertulia:
             events.NAMESPACE, chat, unknown_namespace_message=f"connect to {events.NAMESPACE}"
         )
 
+    def _forget_away(self, user_id: str) -> None:
+        for sid in self._engine.away(events.NAMESPACE, user_id):
+            self._engine.forget(events.NAMESPACE, sid)
+
     def _make_web(self, limiter: RateLimiter) -> web.Application:
         settings, cases = self._settings, self._use_cases
         edge = Edge(_edge_rules(settings), cases.health, limiter)
         logins = settings.limits.logins_per_min if settings.limits.enabled else None
         rules = ApiRules(rates=make_rates(settings.limits), logins_per_min=logins)
         api = Api(cases.accounts, cases.rooms, cases.messages, cases.presence, edge, limiter, rules)
-        system = System(cases.health, STATIC, started_at=iso(now_ms()), features=_features(settings))
+        system = System(
+            cases.health,
+            STATIC,
+            started_at=iso(now_ms()),
+            features=_features(settings),
+            has_test_page=settings.server.development,
+        )
         application = web.Application(
             middlewares=[edge.middleware], client_max_size=settings.realtime.max_packet_bytes
         )
@@ -152,6 +170,10 @@ class Tertulia:
             for tick in (cases.health.tick, cases.presence.tick, cases.teller.tick):
                 try:
                     await tick()
+                except ChatError as error:
+                    left_out = self._failed_ticks.admit((tick, error.code))
+                    if left_out is not None:
+                        _log.warning("tick.failed", code=error.code, left_out=left_out)
                 except Exception:  # noqa: BLE001 - logged; the next tick must come
                     _log.exception("tick.failed", error_id=new_error_id())
             await asyncio.sleep(_TICK_S)
@@ -166,7 +188,9 @@ def _engine_options(settings: Settings) -> Options:
         max_packet_bytes=realtime.max_packet_bytes,
         max_queued_events=realtime.max_queued_events,
         max_queued_bytes=realtime.max_queued_bytes,
+        max_buffer_bytes=realtime.max_buffer_bytes,
         transports=realtime.transports,
+        recovery=RecoveryOptions(max_away_s=realtime.recovery_s, max_log_bytes=realtime.recovery_log_bytes),
     )
 
 

@@ -94,7 +94,7 @@ class ServerSettings(Section, frozen=True, kw_only=True):
     ] = ()
     trusted_proxies: Annotated[
         tuple[Text, ...],
-        Meta(description="IP networks whose X-Forwarded-For and X-Forwarded-Proto are believed."),
+        Meta(description="IP networks whose X-Forwarded-For, -Host and -Proto are believed."),
     ] = ()
     drain_delay_s: Annotated[
         PauseSeconds,
@@ -126,6 +126,15 @@ class RealtimeSettings(Section, frozen=True, kw_only=True):
         Count, Meta(description="Events of a connection that may wait before it is read no further.")
     ] = 64
     max_queued_bytes: Annotated[Bytes, Meta(description="Their total size; at least one packet.")] = 262_144
+    max_buffer_bytes: Annotated[
+        Bytes, Meta(description="Unsent bytes of a connection past which it is cut off as too slow.")
+    ] = 1_048_576
+    recovery_s: Annotated[
+        PauseSeconds, Meta(description="How long a connection may be away and be recovered; 0: never.")
+    ] = 120.0
+    recovery_log_bytes: Annotated[
+        Bytes, Meta(description="Memory for the events that recovered connections are sent again.")
+    ] = 67_108_864
 
 
 class ClaimsSettings(Section, frozen=True, kw_only=True):

@@ -5,9 +5,11 @@ Nobody else imports structlog. Event names are stable and dotted (`server.starte
 
 import json
 import logging
+import math
 import secrets
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from typing import TextIO, cast
 
@@ -82,6 +84,41 @@ class Logger:
         except Exception as failure:  # noqa: BLE001 - what is logged must not fail because of the log
             with suppress(Exception):
                 logging.getLogger(__name__).warning("%s while logging %r", type(failure).__name__, event)
+
+
+class Repeats:
+    """For lines that clients can cause at will: one a kind and window is written, and says how many were not.
+
+    Remembers at most `most_kinds`; the one written longest ago is forgotten first.
+    """
+
+    def __init__(
+        self,
+        *,
+        window_s: float = 10.0,
+        most_kinds: int = 10_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._window_s = window_s
+        self._most_kinds = most_kinds
+        self._clock = clock
+        self._kinds: dict[Hashable, tuple[float, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def admit(self, kind: Hashable) -> int | None:
+        """How many of this kind were left out since the last that was written; None: leave this one out."""
+        now = self._clock()
+        written_at, left_out = self._kinds.get(kind, (-math.inf, 0))
+        if now - written_at < self._window_s:
+            self._kinds[kind] = (written_at, left_out + 1)
+            return None
+        self._kinds.pop(kind, None)
+        self._kinds[kind] = (now, 0)
+        if len(self._kinds) > self._most_kinds:
+            del self._kinds[next(iter(self._kinds))]
+        return left_out
 
 
 class _Handler(logging.StreamHandler[TextIO]):

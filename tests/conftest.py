@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 from tests.harness import Api, ServerProcess, http_api, running_server
+
+# How long an example takes says more of what else the machine does than of the code.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @pytest.hookimpl(wrapper=True)

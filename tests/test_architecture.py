@@ -60,6 +60,7 @@ HELD_ELSEWHERE = {
     "server/composition.py": "composition only: tests/integration runs what it builds",
     "server/domain/models.py": "structs alone: nothing to run",
     "server/ephemeral/base.py": "protocols: tests/contract holds every implementation to them",
+    "server/realtime/application.py": "a protocol: tests/conformance runs what the engine calls",
     "server/storage/base.py": "protocols: tests/contract holds every implementation to them",
     "server/views.py": "structs alone: nothing to run",
 }

@@ -5,17 +5,23 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
 from server.realtime import packets
-from server.realtime.connection import Application, Connection
+from server.realtime.application import Application
+from server.realtime.connection import Connection
 from server.realtime.packets import Decoder, Frame, InvalidPacketError, Packet
+from server.realtime.recovery import Recovery
 from server.realtime.rooms import Rooms
 from server.realtime.session import Options, Reason, Session
+
+# The limits on new connections are on transports: who wants more CONNECTs than this is to open another one.
+_MAX_CONNECTS = 100
 
 
 class Namespace:
     """What is served under one name, and who is connected to it."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, recovery: Recovery) -> None:
         self.application = application
+        self.recovery = recovery
         self.rooms: Rooms[Connection] = Rooms()
         self.connections: set[Connection] = set()
 
@@ -52,6 +58,7 @@ class Client:
         self._connections: dict[str, Connection] = {}
         # Disconnected by the server: what the client sent before it knew is no fault.
         self._left: set[str] = set()
+        self._connect_count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._expect_connect()
 
@@ -112,8 +119,9 @@ class Client:
             self._expect_connect()
 
     def _connect(self, packet: Packet) -> None:
-        if packet.namespace in self._connections:
-            raise InvalidPacketError("connected already")
+        self._connect_count += 1
+        if packet.namespace in self._connections or self._connect_count > _MAX_CONNECTS:
+            raise InvalidPacketError("connected already, or too often")
         namespace = self._host.namespaces.get(packet.namespace)
         if namespace is None:
             refusal = packets.encode_connect_error(packet.namespace, self._host.unknown_namespace)
@@ -124,6 +132,7 @@ class Client:
             self._session,
             application=namespace.application,
             rooms=namespace.rooms,
+            recovery=namespace.recovery,
             options=self._host.options,
             owner=self,
         )

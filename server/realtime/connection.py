@@ -1,14 +1,19 @@
 """One client socket in one namespace, and what a namespace provides."""
 
 import asyncio
+import math
 import secrets
-from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from server.realtime import packets
-from server.realtime.packets import Frame, Packet, UnencodableError
+from server.realtime.application import Application, RefusedError, TransportClosedError
+from server.realtime.event_queue import Event, EventQueue
+from server.realtime.packet_log import Stay
+from server.realtime.packets import Encoded, EventPacket, Packet, UnencodableError
+from server.realtime.recovery import Recovery, Trail
+from server.realtime.replay import Replay
 from server.realtime.rooms import Rooms
 from server.realtime.session import MAX_UNSENT_FRAMES, Options, Reason, Session
 from server.telemetry import get_logger, new_error_id
@@ -18,48 +23,19 @@ log = get_logger(__name__)
 # What the client did, or what happened to it: the events it had sent before are still handled.
 _NOT_BY_US = {Reason.CLIENT_DISCONNECT, Reason.TRANSPORT_CLOSE, Reason.TRANSPORT_ERROR, Reason.PING_TIMEOUT}
 
+# After these a connection may be recovered; the rest are somebody's decision.
+_RECOVERABLE = {
+    Reason.TRANSPORT_CLOSE,
+    Reason.TRANSPORT_ERROR,
+    Reason.PING_TIMEOUT,
+    Reason.FORCED_CLOSE,
+    Reason.CONNECT_TIMEOUT,
+    Reason.SLOW_CONSUMER,
+    Reason.SHUTDOWN,
+}
+# How long a connection may take to be over on its old transport before it goes on with another one.
+_SETTLE_TIMEOUT_S = 5.0
 _MAX_LOGGED_CHARS = 64
-
-
-class RefusedError(Exception):
-    """Raised by `Application.connect`: the client is answered CONNECT_ERROR `{message, data}`."""
-
-    def __init__(self, message: str, data: dict[str, object]) -> None:
-        super().__init__(message)
-        self.message = message
-        self.data = data
-
-
-class TransportClosedError(Exception):
-    """Raised by `Application.connect`: the transport is closed unanswered; standard clients come back."""
-
-
-class Application(Protocol):
-    """What a namespace provides."""
-
-    async def connect(self, connection: "Connection", auth: object) -> None:
-        """Decide whether `connection` may stay. `auth` is the CONNECT packet's object, {} where it had none.
-
-        On return CONNECT is sent. RefusedError: CONNECT_ERROR; TransportClosedError: the transport is closed;
-        else: logged and refused with code `internal`. Cancelled when the connection ends meanwhile.
-        """
-
-    def connected(self, connection: "Connection") -> None:
-        """CONNECT, and behind it what was held back, has been queued in this moment."""
-
-    async def event(
-        self, connection: "Connection", name: str, args: list[object], *, wants_ack: bool
-    ) -> object | None:
-        """Handle an event: one at a time a connection, in the order sent. Returns the ack's one argument.
-
-        It should not raise: then the client gets no ack. `args` may hold bytes, of any client's making.
-        """
-
-    async def disconnected(self, connection: "Connection", reason: str) -> None:
-        """The connection has ended. Called once, after `connect` and the last `event` have finished.
-
-        Not called when `connect` raised while the connection was open: that connection never came to be.
-        """
 
 
 class Owner(Protocol):
@@ -75,17 +51,16 @@ class Owner(Protocol):
         """It is no longer one of the client's."""
 
 
-class _Event(NamedTuple):
-    name: str
-    args: list[object]
-    ack_id: int | None
-    size_bytes: int
-
-
 class _State(Enum):
     CONNECTING = auto()
+    # Accepted, and being sent what it missed; what is sent meanwhile is in the log as well.
+    REPLAYING = auto()
     OPEN = auto()
     ENDED = auto()
+
+
+# Looked at for each recipient of each event.
+_OPEN = _State.OPEN
 
 
 class Connection:
@@ -93,7 +68,8 @@ class Connection:
 
     Made by the server. While `Application.connect` decides, it may enter rooms already; what is emitted to it
     is held back and follows its CONNECT, in order. Its events wait in its own queue; when it ends, those
-    received are still handled, unless the server ended it. `state` is the application's own.
+    received are still handled, unless the server ended it. `state` is the application's own. Before `connect`
+    it may turn out to be one that was away: then `is_recovered`, and `sid` is what it was.
     """
 
     def __init__(
@@ -103,6 +79,7 @@ class Connection:
         *,
         application: Application,
         rooms: "Rooms[Connection]",
+        recovery: Recovery,
         options: Options,
         owner: Owner,
     ) -> None:
@@ -110,22 +87,24 @@ class Connection:
         self.namespace = namespace
         self.request: Any = session.request
         self.state: Any = None
+        self.is_recovered = False
         self._session = session
         self._application = application
         self._rooms = rooms
+        self._recovery = recovery
+        # What makes it recoverable, if it asked to be; and one that it takes back as soon as that is over.
+        self._trail: Trail | None = None
+        self._claimed: Trail | None = None
+        self._replay: Replay | None = None
+        self._opened_at_s = math.inf
         self._options = options
         self._owner = owner
         self._phase = _State.CONNECTING
         self._reason = Reason.TRANSPORT_CLOSE
         self._connecting: asyncio.Task[None] | None = None
-        self._held: list[Frame] = []
+        self._held: list[Encoded] = []
         self._held_bytes = 0
-        self._events: deque[_Event] = deque()
-        # With the one being handled.
-        self._unhandled_count = 0
-        self._unhandled_bytes = 0
-        self._is_working = False
-        self._has_room = asyncio.Event()
+        self._events = EventQueue(self._handle, spawn=owner.spawn, idle=self._became_idle, options=options)
 
     # For the application
 
@@ -139,21 +118,41 @@ class Connection:
         """Until it has ended; true already while `Application.connect` decides."""
         return self._phase is not _State.ENDED
 
-    def emit(self, event: str, data: object) -> None:
+    def emit(self, event: str, data: object, *, is_kept: bool = True) -> None:
         """Queue an event for this client alone; nothing happens once it has ended.
 
-        Raises UnencodableError when `data` is not JSON or holds a lone surrogate.
+        What is not kept is about this transport: it goes ahead of what is missed still, and is not sent again
+        to who is recovered. Raises UnencodableError when `data` is not JSON or holds a lone surrogate.
         """
-        self.deliver(packets.encode_event(self.namespace, event, data))
+        if not self.is_open:
+            return
+        packet = packets.encode_event(self.namespace, event, data)
+        if self._trail is None:
+            self.deliver(packet, "")
+        elif is_kept:
+            self.deliver(packet, self._recovery.record(packet, frozenset([self._trail.pid])))
+        elif self._replay is not None and self._phase is not _OPEN:
+            ahead = packet.marked(self._recovery.offset(self._replay.position))
+            (self._held.append if self.is_connecting else self._session.send)(ahead)
+        else:
+            self.deliver(packet, self._recovery.offset())
 
-    def enter(self, room: str) -> None:
-        """Be among the recipients of `room`; nothing happens once it has ended."""
-        if self.is_open:
-            self._rooms.enter(self, room)
+    def enter(self, room: str, *, tag: str | None = None) -> None:
+        """Be among the recipients of `room`; nothing happens once it has ended.
+
+        Who is recovered and enters with the `tag` it had is given what was sent to the room meanwhile.
+        """
+        if self.is_open and not self._rooms.has(self, room):
+            log = self._recovery.log
+            stay = self._trail.enter(room, tag, log.head) if self._trail is not None else None
+            self._rooms.enter(self, room, stay)
 
     def leave(self, room: str) -> None:
         """Be among them no longer."""
-        self._rooms.leave(self, room)
+        stay = self._rooms.leave(self, room)
+        if self._trail is not None and stay is not None:
+            log = self._recovery.log
+            self._trail.leave(room, stay, head=log.head, dropped=log.dropped)
 
     def disconnect(self) -> None:
         """Send DISCONNECT and end at once: standard clients stay away. Cancels an `Application.connect`."""
@@ -176,43 +175,35 @@ class Connection:
     @property
     def is_full(self) -> bool:
         """Whether its client should be read no further for now."""
-        return self.is_open and (
-            self._unhandled_count >= self._options.max_queued_events
-            or self._unhandled_bytes >= self._options.max_queued_bytes
-        )
+        return self._events.is_full
 
     async def wait_for_room(self) -> None:
         """Return once it is not full."""
-        while self.is_full:
-            self._has_room.clear()
-            await self._has_room.wait()
+        await self._events.wait_for_room()
 
-    def begin(self, auth: object) -> None:
+    def begin(self, auth: dict[str, object]) -> None:
         """Let the application decide."""
         self._connecting = self._owner.spawn(self._connect(auth))
 
     def received(self, packet: Packet) -> None:
         """Put an EVENT into the queue."""
         name, *args = packet.data
-        self._events.append(_Event(name, args, packet.ack_id, packet.size_bytes))
-        self._unhandled_count += 1
-        self._unhandled_bytes += packet.size_bytes
-        if not self._is_working:
-            self._is_working = True
-            self._owner.spawn(self._work())
+        self._events.add(Event(name, args, packet.ack_id, packet.size_bytes))
 
-    def deliver(self, frames: Sequence[Frame], *, volatile: bool = False) -> None:
-        """Queue the frames of one packet for the client, or hold them back until its CONNECT."""
-        if volatile and (self.is_connecting or self._session.has_unsent):
-            return
-        if self._phase is _State.OPEN:
-            self._session.send(frames)
-        elif self._phase is _State.CONNECTING:
+    def deliver(self, packet: EventPacket, offset: str, *, volatile: bool = False) -> None:
+        """Send an event to the client, or hold it back until its CONNECT.
+
+        `offset` is the event's, or the newest one if it is volatile, where recovery is in use.
+        """
+        if self._phase is _OPEN:
+            if not (volatile and self._session.is_behind):
+                self._session.send(packet.plain() if self._trail is None else packet.marked(offset))
+        elif self.is_connecting and not (volatile or self.is_recovered):
             if self._held_bytes >= self._options.max_buffer_bytes or len(self._held) >= MAX_UNSENT_FRAMES:
                 self._session.abort(Reason.SLOW_CONSUMER)
                 return
-            self._held.extend(frames)
-            self._held_bytes += sum(len(frame.payload) for frame in frames)
+            self._held.append(packet.plain() if self._trail is None else packet.marked(offset))
+            self._held_bytes += packet.size_bytes
 
     def end(self, reason: Reason) -> None:
         """End in this moment; the application hears of it when it has finished what runs."""
@@ -220,39 +211,126 @@ class Connection:
             return
         was_connecting, self._phase, self._reason = self.is_connecting, _State.ENDED, reason
         self._held.clear()
-        self._rooms.leave_all(self)
-        self._has_room.set()
+        stays = self._rooms.leave_all(self)
+        if trail := self._claimed or self._trail:
+            self._part_with(trail, stays, was_connecting=was_connecting)
+        self._events.close(discard=reason not in _NOT_BY_US)
         self._owner.ended(self, reason)
         if was_connecting:
             if self._connecting is not None:
                 self._connecting.cancel()
-            return
-        if reason not in _NOT_BY_US:
-            self._events.clear()
-        if not self._is_working:
+        elif not self._events.is_working:
             self._owner.spawn(self._tell_ended())
 
-    async def _connect(self, auth: object) -> None:
+    def _part_with(self, trail: Trail, stays: dict[str, Stay | None], *, was_connecting: bool) -> None:
+        """Keep for later what somebody may come back for."""
+        is_lost = self._reason in _RECOVERABLE
+        kept = {room: stay for room, stay in stays.items() if stay is not None}
+        if self._session.received_until_s > self._opened_at_s:
+            trail.received_until_s = self._session.received_until_s
+        if is_lost and not was_connecting:
+            self._recovery.leave(trail, kept)
+        elif is_lost and (self.is_recovered or self._claimed):
+            trail.kept.update(kept)
+            self._recovery.restore(trail)
+        else:
+            self._recovery.end(trail)
+
+    async def _connect(self, auth: dict[str, object]) -> None:
+        pid, offset = auth.pop("pid", None), auth.pop("offset", None)
         try:
+            owner = await self._application.authenticate(self, auth)
+            # An application may have gone on although the connection ended.
+            if self.is_open and (auth.get("recovery") is True or auth.get("recovery") == "true"):
+                self._trail = await self._take_back(owner, pid, offset) or self._begin_trail(owner)
             await self._application.connect(self, auth)
+            if self._trail and self._replay and not self._replay.is_complete():
+                self._connecting = None
+                self._forsake(self._trail)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it is, no ghost may stay
             if self._refuse(error):
+                self._settle()
                 return
         if self.is_open:
             self._accept()
         else:
             self._owner.spawn(self._tell_ended())
 
+    def _begin_trail(self, owner: str) -> Trail | None:
+        trail = self._recovery.begin(self.sid, owner)
+        if trail is not None:
+            trail.abandon = self._abandon
+        return trail
+
+    async def _take_back(self, owner: str, pid: object, offset: object) -> Trail | None:
+        """Go on as the owner's connection of that name, if that can be."""
+        if not isinstance(pid, str):
+            return None
+        if connected := self._recovery.find_connected(pid, owner):
+            # Its transport broke and the server has not noticed yet.
+            connected.abandon()
+        trail = self._claimed = self._recovery.claim(pid, owner)
+        if trail is None:
+            return None
+        trail.abandon = self._abandon
+        try:
+            async with asyncio.timeout(_SETTLE_TIMEOUT_S):
+                await trail.settled.wait()
+            position = self._recovery.find_position(trail, offset)
+        except TimeoutError:
+            position = None
+        self._claimed = None
+        replay = Replay(
+            trail,
+            trail.start if position is None else position,
+            recovery=self._recovery,
+            session=self._session,
+            stays=lambda: self._rooms.stays_of(self),
+            options=self._options,
+        )
+        if position is None or replay.is_too_much(trail.kept):
+            self._recovery.end(trail)
+            return None
+        trail.start = replay.skip_received(trail.kept)
+        trail.settled.clear()
+        self.sid, self.is_recovered, self._replay = trail.sid, True, replay
+        return trail
+
+    def _abandon(self) -> None:
+        self._session.abort(Reason.TRANSPORT_CLOSE)
+
     def _accept(self) -> None:
-        self._phase = _State.OPEN
-        self._session.send([*packets.encode_connect(self.namespace, self.sid), *self._held])
-        self._held.clear()
+        if self.is_recovered:
+            self._phase = _State.REPLAYING
+        else:
+            self._open()
+        held, self._held = self._held, []
+        pid = self._trail.pid if self._trail is not None else None
+        for packet in (packets.encode_connect(self.namespace, self.sid, pid), *held):
+            self._session.send(packet)
         self._owner.opened(self)
         try:
             self._application.connected(self)
         except Exception:
             log.exception("realtime.connected_failed", error_id=new_error_id(), namespace=self.namespace)
             self.close()
+        if self._trail and self._replay and self._phase is _State.REPLAYING:
+            self._trail.kept = {}
+            self._owner.spawn(self._send_missed(self._replay, self._trail))
+
+    async def _send_missed(self, replay: Replay, trail: Trail) -> None:
+        if await replay.run(lambda: self._phase is _State.REPLAYING):
+            self._open()
+        elif self._phase is _State.REPLAYING:
+            self._forsake(trail)
+
+    def _open(self) -> None:
+        self._phase, self._opened_at_s = _OPEN, asyncio.get_running_loop().time()
+
+    def _forsake(self, trail: Trail) -> None:
+        """It can be given what it missed no more: it shall begin anew."""
+        trail.is_forgotten = True
+        self._session.abort(Reason.SLOW_CONSUMER)
 
     def _refuse(self, error: BaseException) -> bool:
         """Answer a failed connect; False when there is nobody left to answer."""
@@ -270,7 +348,7 @@ class Connection:
         self.end(Reason.REFUSED)
         return True
 
-    def _refusal(self, error: BaseException, error_id: str) -> list[Frame]:
+    def _refusal(self, error: BaseException, error_id: str) -> Encoded:
         if isinstance(error, RefusedError):
             try:
                 refusal: dict[str, object] = {"message": error.message, "data": error.data}
@@ -280,25 +358,18 @@ class Connection:
         data: dict[str, object] = {"code": "internal", "retry": "never", "error_id": error_id}
         return packets.encode_connect_error(self.namespace, {"message": "internal error", "data": data})
 
-    async def _work(self) -> None:
-        try:
-            while self._events:
-                event = self._events.popleft()
-                await self._handle(event)
-                self._unhandled_count -= 1
-                self._unhandled_bytes -= event.size_bytes
-                self._has_room.set()
-        finally:
-            self._is_working = False
-            if not self.is_open:
-                self._owner.spawn(self._tell_ended())
+    def _became_idle(self) -> None:
+        if not self.is_open:
+            self._owner.spawn(self._tell_ended())
 
-    async def _handle(self, event: _Event) -> None:
+    async def _handle(self, event: Event) -> None:
         wants_ack = event.ack_id is not None
         try:
             result = await self._application.event(self, event.name, event.args, wants_ack=wants_ack)
             if event.ack_id is not None:
-                self.deliver(packets.encode_ack(self.namespace, event.ack_id, result))
+                answer = packets.encode_ack(self.namespace, event.ack_id, result)
+                if self.is_open:
+                    self._session.send(answer)
         except (Exception, asyncio.CancelledError):
             if _is_being_cancelled():
                 raise
@@ -312,6 +383,11 @@ class Connection:
             await self._application.disconnected(self, self._reason.value)
         except Exception:
             log.exception("realtime.disconnected_failed", error_id=new_error_id(), namespace=self.namespace)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._trail is not None:
+            self._trail.settled.set()
 
 
 def _is_being_cancelled() -> bool:

@@ -1,6 +1,7 @@
 """When to ping a client, and when to give it up."""
 
 import asyncio
+import math
 from collections.abc import Callable
 
 
@@ -22,6 +23,9 @@ class Heartbeat:
         self._timeout_s = timeout_s
         self._ping = ping
         self._give_up = give_up
+        self.answered_at_s = -math.inf
+        """When the last ping was sent that has been answered, by the clock of the loop."""
+        self._pinged_at_s = -math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._awaits_pong = False
         self._is_paused = False
@@ -35,6 +39,7 @@ class Heartbeat:
     def pong(self) -> None:
         """The client has answered; an answer to nothing is ignored."""
         if self._awaits_pong:
+            self.answered_at_s = self._pinged_at_s
             self.start()
 
     def pause(self) -> None:
@@ -56,6 +61,7 @@ class Heartbeat:
 
     def _due(self) -> None:
         self._awaits_pong = True
+        self._pinged_at_s = asyncio.get_running_loop().time()
         if not self._is_paused:
             self._call_later(self._timeout_s, self._give_up)
         self._ping()

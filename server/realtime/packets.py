@@ -48,6 +48,46 @@ class Frame(NamedTuple):
     is_binary: bool = False
 
 
+class Encoded(NamedTuple):
+    """One packet to be sent, of a frame or several, and the same frames as a websocket carries them."""
+
+    frames: tuple[Frame, ...]
+    wire: bytes
+
+
+class EventPacket:
+    """An event to be sent, encoded once however many clients there are.
+
+    `plain` is for clients without recovery; those with it are sent the event's offset as a last argument.
+    """
+
+    __slots__ = ("_attachments", "_marked", "_opening", "_plain", "size_bytes")
+
+    def __init__(self, opening: bytes, attachments: tuple[Frame, ...]) -> None:
+        # Without the bracket that closes the arguments.
+        self._opening = opening
+        self._attachments = attachments
+        self._plain: Encoded | None = None
+        self._marked: Encoded | None = None
+        self.size_bytes = len(opening) + sum(len(frame.payload) for frame in attachments)
+
+    def bare(self) -> "EventPacket":
+        """The same event without the frames made of it: who keeps it for later keeps its bytes once."""
+        return EventPacket(self._opening, self._attachments)
+
+    def plain(self) -> Encoded:
+        """The event as it is."""
+        if self._plain is None:
+            self._plain = encoded(Frame(self._opening + b"]"), *self._attachments)
+        return self._plain
+
+    def marked(self, offset: str) -> Encoded:
+        """The event with its offset, which is always the same one; of plain ASCII without quotes."""
+        if self._marked is None:
+            self._marked = encoded(Frame(b'%b,"%b"]' % (self._opening, offset.encode())), *self._attachments)
+        return self._marked
+
+
 class Packet(msgspec.Struct, frozen=True, kw_only=True):
     """One Socket.IO packet of a client, whole and valid.
 
@@ -87,9 +127,29 @@ def engine_type(frame: Frame) -> int:
     return int(first)
 
 
-def encode_open(handshake: dict[str, object]) -> Frame:
-    """The frame that begins an Engine.IO session."""
-    return _text(engineio_packet.OPEN, msgspec.json.encode(handshake).decode())
+_TEXT_FRAME = 0x81
+_BINARY_FRAME = 0x82
+
+
+def encoded(*frames: Frame) -> Encoded:
+    """One packet of these frames."""
+    return Encoded(frames, b"".join(map(_websocket_frame, frames)))
+
+
+def _websocket_frame(frame: Frame) -> bytes:
+    """A whole message of a server: unmasked, uncompressed, in one piece (RFC 6455, section 5.2)."""
+    opcode = _BINARY_FRAME if frame.is_binary else _TEXT_FRAME
+    length = len(frame.payload)
+    if length < 126:  # noqa: PLR2004 - the lengths that a header has room for
+        return bytes((opcode, length)) + frame.payload
+    if length < 65_536:  # noqa: PLR2004 - as above
+        return bytes((opcode, 126)) + length.to_bytes(2) + frame.payload
+    return bytes((opcode, 127)) + length.to_bytes(8) + frame.payload
+
+
+def encode_open(handshake: dict[str, object]) -> Encoded:
+    """The packet that begins an Engine.IO session."""
+    return encoded(_text(engineio_packet.OPEN, msgspec.json.encode(handshake).decode()))
 
 
 def decode_payload(body: bytes) -> Iterator[Frame]:
@@ -188,35 +248,36 @@ def _is_event_name(name: object) -> bool:
 # Socket.IO, to the client
 
 
-def encode_connect(namespace: str, sid: str) -> list[Frame]:
-    """The answer to an accepted CONNECT."""
-    return _encode(CONNECT, namespace, {"sid": sid})
+def encode_connect(namespace: str, sid: str, pid: str | None = None) -> Encoded:
+    """The answer to an accepted CONNECT. `pid` names the connection to the server when it comes back."""
+    return encoded(*_encode(CONNECT, namespace, {"sid": sid} if pid is None else {"sid": sid, "pid": pid}))
 
 
-def encode_connect_error(namespace: str, refusal: dict[str, object]) -> list[Frame]:
+def encode_connect_error(namespace: str, refusal: dict[str, object]) -> Encoded:
     """The answer to a refused CONNECT: `{message, data?}`."""
-    return _encode(CONNECT_ERROR, namespace, refusal)
+    return encoded(*_encode(CONNECT_ERROR, namespace, refusal))
 
 
-def encode_disconnect(namespace: str) -> list[Frame]:
+def encode_disconnect(namespace: str) -> Encoded:
     """The end of a connection by the server."""
-    return _encode(DISCONNECT, namespace, None)
+    return encoded(*_encode(DISCONNECT, namespace, None))
 
 
-def encode_event(namespace: str, event: str, data: object) -> list[Frame]:
+def encode_event(namespace: str, event: str, data: object) -> EventPacket:
     """An event of one argument: JSON types, msgspec structs, Raw; bytes in lists and dicts are attached."""
-    return _encode(EVENT, namespace, [event, data])
+    text, *attachments = _encode(EVENT, namespace, [event, data])
+    return EventPacket(text.payload.removesuffix(b"]"), tuple(attachments))
 
 
-def encode_ack(namespace: str, ack_id: int, result: object) -> list[Frame]:
+def encode_ack(namespace: str, ack_id: int, result: object) -> Encoded:
     """The acknowledgement of an event, of one argument as in `encode_event`."""
-    return _encode(ACK, namespace, [result], ack_id)
+    return encoded(*_encode(ACK, namespace, [result], ack_id))
 
 
 def _encode(packet_type: int, namespace: str, data: object, ack_id: int | None = None) -> list[Frame]:
     try:
-        encoded = _Codec(packet_type, data=data, namespace=namespace, id=ack_id).encode()
-        parts = [encoded] if isinstance(encoded, str) else encoded
+        packet = _Codec(packet_type, data=data, namespace=namespace, id=ack_id).encode()
+        parts = [packet] if isinstance(packet, str) else packet
         return [
             _text(engineio_packet.MESSAGE, part)
             if isinstance(part, str)

@@ -6,13 +6,23 @@ from contextlib import suppress
 from typing import Any
 
 from server.realtime import packets
+from server.realtime.application import Application, RefusedError, TransportClosedError
 from server.realtime.client import Client, Namespace
-from server.realtime.connection import Application, Connection, RefusedError, TransportClosedError
+from server.realtime.connection import Connection
+from server.realtime.recovery import Recovery, RecoveryOptions
 from server.realtime.session import Options
 from server.realtime.transport import Engine, Request, Response
 from server.telemetry import get_logger, new_error_id
 
-__all__ = ["Application", "Connection", "Options", "RefusedError", "Server", "TransportClosedError"]
+__all__ = [
+    "Application",
+    "Connection",
+    "Options",
+    "RecoveryOptions",
+    "RefusedError",
+    "Server",
+    "TransportClosedError",
+]
 
 log = get_logger(__name__)
 
@@ -46,7 +56,8 @@ class Server:
         """
         if not namespace.startswith("/"):
             raise ValueError("a namespace begins with a slash")
-        self.namespaces[namespace] = Namespace(application)
+        ping_s = self.options.ping_interval_s + self.options.ping_timeout_s
+        self.namespaces[namespace] = Namespace(application, Recovery(self.options.recovery, ping_s=ping_s))
         if unknown_namespace_message is not None:
             data = unknown_namespace_data or {"code": "not_found", "retry": "never"}
             self.unknown_namespace = {"message": unknown_namespace_message, "data": data}
@@ -70,11 +81,27 @@ class Server:
         if not rooms or isinstance(rooms, str) or isinstance(except_rooms, str):
             raise ValueError("an emit names its rooms, as a collection")
         recipients = self.namespaces[namespace].rooms.members(rooms, except_rooms)
-        if not recipients:
+        recovery = self.namespaces[namespace].recovery
+        if not recipients and (volatile or not recovery.is_used):
             return
-        frames = packets.encode_event(namespace, event, data)
+        packet = packets.encode_event(namespace, event, data)
+        is_kept = recovery.is_used and not volatile
+        offset = (
+            recovery.record(packet, frozenset(rooms), frozenset(except_rooms))
+            if is_kept
+            else recovery.offset()
+        )
+        # Nothing is awaited from here on: what a client is sent is in the order of the offsets.
         for connection in recipients:
-            connection.deliver(frames, volatile=volatile)
+            connection.deliver(packet, offset, volatile=volatile)
+
+    def away(self, namespace: str, owner: str) -> list[str]:
+        """The sids of the owner's connections that are away and may be recovered."""
+        return self.namespaces[namespace].recovery.away(owner)
+
+    def forget(self, namespace: str, sid: str) -> None:
+        """Let a connection not be recovered, whether it is away or still open."""
+        self.namespaces[namespace].recovery.forget(sid)
 
     def connections_in(self, namespace: str, room: str) -> list[Connection]:
         """The connections in a room, also those that `Application.connect` still decides on."""

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -12,12 +12,16 @@ from engineio import packet as engineio_packet
 
 from server.realtime import packets
 from server.realtime.heartbeat import Heartbeat
-from server.realtime.packets import Frame, InvalidPacketError
+from server.realtime.packets import Encoded, Frame, InvalidPacketError
+from server.realtime.recovery import RecoveryOptions
 
 # What a slow client may leave unsent, beside `Options.max_buffer_bytes`.
 MAX_UNSENT_FRAMES = 4_096
 # How long a client may take to fetch what was queued for it before its session ended.
 LINGER_S = 5.0
+# What a websocket is sent in one moment always waits for the next: less than this is not behind.
+_BEHIND_BYTES = 65_536
+_PING = packets.encoded(packets.PING)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +40,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_queued_bytes: int = 262_144
     max_buffer_bytes: int = 1_048_576
     transports: tuple[str, ...] = ("polling", "websocket")
+    recovery: RecoveryOptions = RecoveryOptions()
 
 
 class Reason(StrEnum):
@@ -90,6 +95,7 @@ class Session:
         self.request = request
         self.is_open = True
         self._options = options
+        self._max_buffer_bytes = options.max_buffer_bytes
         self._forget = forget
         self._is_over = False
         self._unsent: deque[Frame] = deque()
@@ -98,12 +104,12 @@ class Session:
         self._deadline: asyncio.TimerHandle | None = None
         self._is_polled = False
         self._is_websocket = False
-        # What lies under the websocket, while it is connected.
+        # What lies under the websocket, once all that was queued has been written to it.
         self._tcp: asyncio.Transport | None = None
         self._heartbeat = Heartbeat(
             interval_s=options.ping_interval_s,
             timeout_s=options.ping_timeout_s,
-            ping=lambda: self.send([packets.PING]),
+            ping=lambda: self.send(_PING),
             give_up=self._give_up,
         )
 
@@ -119,23 +125,38 @@ class Session:
             "pingTimeout": round(options.ping_timeout_s * 1000),
             "maxPayload": options.max_packet_bytes,
         }
-        self.send([packets.encode_open(handshake)])
+        self.send(packets.encode_open(handshake))
         self._heartbeat.start()
 
     @property
-    def has_unsent(self) -> bool:
-        """Whether something is yet to be taken by the client."""
-        return bool(self._unsent)
+    def is_behind(self) -> bool:
+        """Whether the client has not taken yet what it was sent before."""
+        return bool(self._unsent) if self._tcp is None else self._tcp.get_write_buffer_size() > _BEHIND_BYTES
 
-    def send(self, frames: Sequence[Frame]) -> None:
-        """Queue frames; nothing happens once it has ended. A client that left too much unsent is cut off."""
+    @property
+    def received_until_s(self) -> float:
+        """What was sent before this time of the loop's, the client has: it answered a ping behind it."""
+        return self._heartbeat.answered_at_s
+
+    def send(self, packet: Encoded) -> None:
+        """Send it or queue it; nothing happens once it has ended. A client that is too slow is cut off."""
         if not self.is_open:
             return
-        if self._unsent_bytes >= self._options.max_buffer_bytes or len(self._unsent) >= MAX_UNSENT_FRAMES:
+        tcp = self._tcp
+        if tcp is not None:
+            # One that is lost raises on uvloop; its reader ends the session in a moment.
+            if tcp.is_closing():
+                return
+            if tcp.get_write_buffer_size() < self._max_buffer_bytes:
+                tcp.write(packet.wire)
+            else:
+                self.abort(Reason.SLOW_CONSUMER)
+            return
+        if self._unsent_bytes >= self._max_buffer_bytes or len(self._unsent) >= MAX_UNSENT_FRAMES:
             self.abort(Reason.SLOW_CONSUMER)
             return
-        self._unsent.extend(frames)
-        self._unsent_bytes += sum(len(frame.payload) for frame in frames)
+        self._unsent.extend(packet.frames)
+        self._unsent_bytes += sum(len(frame.payload) for frame in packet.frames)
         self._changed.set()
 
     def close(self, reason: Reason) -> None:
@@ -156,8 +177,8 @@ class Session:
         self._end(reason)
         self._cut()
 
-    async def receive(self, frame: Frame) -> None:
-        """Act on a frame of the client, then wait while the receiver is full. Raises InvalidPacketError."""
+    def receive(self, frame: Frame) -> None:
+        """Act on a frame of the client. Raises InvalidPacketError. See `wait_for_room`."""
         match packets.engine_type(frame):
             case engineio_packet.MESSAGE:
                 self.receiver.received(frame)
@@ -168,10 +189,19 @@ class Session:
                 self._finish()
             case _:
                 raise InvalidPacketError("an Engine.IO packet that clients do not send")
+
+    async def wait_for_room(self) -> None:
+        """Return once the receiver takes more. To be awaited before the next frame is read."""
         if self.receiver.is_full:
             self._heartbeat.pause()
             await self.receiver.wait_for_room()
             self._heartbeat.resume()
+
+    async def drained(self) -> None:
+        """Return once the client has taken most of what was queued, or has gone."""
+        while self.is_open and self._unsent:
+            self._changed.clear()
+            await self._changed.wait()
 
     def _end(self, reason: Reason) -> bool:
         if not self.is_open:
@@ -205,21 +235,8 @@ class Session:
         else:
             self.abort(Reason.PING_TIMEOUT)
 
-    async def _next_frame(self) -> Frame | None:
-        """The oldest unsent frame, left where it is; None when it has ended and nothing is left."""
-        while not self._unsent:
-            if not self.is_open:
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        return self._unsent[0]
-
-    def _sent(self, frame: Frame) -> None:
-        if self._unsent:
-            self._unsent.popleft()
-            self._unsent_bytes -= len(frame.payload)
-
     def _take_unsent(self, most: int = MAX_UNSENT_FRAMES) -> list[Frame]:
         frames = [self._unsent.popleft() for _ in range(min(most, len(self._unsent)))]
         self._unsent_bytes -= sum(len(frame.payload) for frame in frames)
+        self._changed.set()
         return frames

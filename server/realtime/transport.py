@@ -19,6 +19,7 @@ _WebSocket: TypeAlias = "web.WebSocketResponse[Literal[False]]"
 # The Python client drops an answer that holds more.
 _MAX_POLLED_FRAMES = 16
 _UPGRADE_TIMEOUT_S = 10.0
+_HIGH_WATER_BYTES = 65_536
 _BODY_TIMEOUT_S = 20.0
 # The codes of the JavaScript server.
 _ERRORS = {
@@ -36,7 +37,9 @@ class Transport(Session):
     def __init__(self, request: Request, options: Options, forget: Callable[[Session], None]) -> None:
         super().__init__(request, options, forget)
         self._is_posted = self._is_upgrading = False
-        self._probe_timeout: asyncio.Timeout | None = None
+        self._websocket_request: Request | None = None
+        # What waits for the client's next frame, to be woken when the session ends.
+        self._awaited: asyncio.Timeout | None = None
 
     @property
     def is_websocket(self) -> bool:
@@ -91,46 +94,63 @@ class Transport(Session):
         try:
             for frame in packets.decode_payload(body):
                 if self.is_open:
-                    await self.receive(frame)
+                    self.receive(frame)
+                    await self.wait_for_room()
         except InvalidPacketError:
             self.close(Reason.PARSE_ERROR)
             return _bad_request(3)
         return web.Response(text="ok")
 
-    async def serve(self, websocket: _WebSocket, tcp: asyncio.Transport | None) -> None:
-        """Send and receive by a websocket until the session ends. `tcp` lies under it if still connected."""
-        self._is_websocket, self._tcp = True, tcp
+    async def serve(self, websocket: _WebSocket, request: Request) -> None:
+        """Send and receive by a websocket, that of `request`, until the session ends."""
+        self._is_websocket = True
+        self._websocket_request = request
+        tcp = request.transport
+        if tcp is not None:
+            # So that `drained` waits before the bound on unsent bytes is near.
+            tcp.set_write_buffer_limits(min(_HIGH_WATER_BYTES, self._options.max_buffer_bytes // 2))
+            tcp.write(packets.encoded(*self._take_unsent()).wire)
+            self._tcp = tcp
         self._changed.set()
-        writer = asyncio.create_task(self._write(websocket))
         try:
-            await self._read(websocket)
-            if not self.is_open:
-                await asyncio.wait({writer}, timeout=LINGER_S)
+            async with asyncio.timeout(None) as self._awaited:
+                await self._read(websocket)
+        except TimeoutError:
+            # The session ended while the client was silent.
+            pass
         finally:
+            self._awaited = None
             self._end(Reason.TRANSPORT_CLOSE)
-            self._finish()
             if tcp is not None:
-                # It is closed by now, but that waits for a peer that may be dead.
+                # It is closed soon, but that waits for a peer that may be dead.
                 asyncio.get_running_loop().call_later(LINGER_S, tcp.abort)
-            writer.cancel()
-            with suppress(asyncio.CancelledError):
-                await writer
+            try:
+                await websocket.close()
+            finally:
+                self._finish()
 
-    async def upgrade(self, websocket: _WebSocket, tcp: asyncio.Transport | None) -> None:
+    async def drained(self) -> None:
+        """As above; below a websocket it is the system that takes it."""
+        await super().drained()
+        if self._websocket_request is not None:
+            with suppress(ConnectionError):
+                await self._websocket_request.writer.drain()
+
+    async def upgrade(self, websocket: _WebSocket, request: Request) -> None:
         """Move from polling to a websocket and serve it; if the client does not go on, polling does."""
-        if self._is_websocket or self._probe_timeout is not None or not self.is_open:
+        if self._is_websocket or self._awaited is not None or not self.is_open:
             return
         try:
             is_proven = await self._probe(websocket)
         except (TimeoutError, ConnectionError):
             return
         finally:
-            self._is_upgrading, self._probe_timeout = False, None
+            self._is_upgrading, self._awaited = False, None
         if is_proven and self.is_open:
-            await self.serve(websocket, tcp)
+            await self.serve(websocket, request)
 
     async def _probe(self, websocket: _WebSocket) -> bool:
-        async with asyncio.timeout(_UPGRADE_TIMEOUT_S) as self._probe_timeout:
+        async with asyncio.timeout(_UPGRADE_TIMEOUT_S) as self._awaited:
             if _frame(await websocket.receive()) != packets.PING_PROBE:
                 return False
             # Releases the poll that is held open: a client upgrades when it has none.
@@ -145,21 +165,14 @@ class Transport(Session):
             if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
                 return
             try:
-                await self.receive(_frame(message))
+                self.receive(_frame(message))
             except InvalidPacketError:
                 self.close(Reason.PARSE_ERROR)
-
-    async def _write(self, websocket: _WebSocket) -> None:
-        with suppress(ConnectionError):
-            while frame := await self._next_frame():
-                kind = WSMsgType.BINARY if frame.is_binary else WSMsgType.TEXT
-                await websocket.send_frame(frame.payload, kind)
-                self._sent(frame)
-            await websocket.close()
+            await self.wait_for_room()
 
     def _end(self, reason: Reason) -> bool:
-        if self._probe_timeout is not None and not self._probe_timeout.expired():
-            self._probe_timeout.reschedule(asyncio.get_running_loop().time())
+        if self._awaited is not None and not self._awaited.expired():
+            self._awaited.reschedule(asyncio.get_running_loop().time())
         return super()._end(reason)
 
 
@@ -185,7 +198,7 @@ class Engine:
             return await self._begin(request)
         if _is_websocket(request):
             websocket = await self._open_websocket(request)
-            await transport.upgrade(websocket, request.transport)
+            await transport.upgrade(websocket, request)
             await websocket.close()
             return websocket
         return await (transport.poll() if request.method == hdrs.METH_GET else transport.post(request))
@@ -229,13 +242,15 @@ class Engine:
         transport.start(is_websocket=websocket is not None)
         if websocket is None:
             return await transport.poll()
-        await transport.serve(websocket, request.transport)
+        await transport.serve(websocket, request)
         return websocket
 
     async def _open_websocket(self, request: Request) -> _WebSocket:
         websocket: _WebSocket = web.WebSocketResponse(
             timeout=LINGER_S,
             compress=False,
+            # The session ends before its websocket does, so that nothing is written behind a close frame.
+            autoclose=False,
             # aiohttp refuses what reaches its limit.
             max_msg_size=self._options.max_packet_bytes + 1,
             decode_text=False,

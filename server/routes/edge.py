@@ -24,11 +24,12 @@ from server.domain.errors import (
 from server.domain.ratelimit import Rate, RateLimiter
 from server.services.health import Health
 from server.services.views import error_view
-from server.telemetry import get_logger, new_error_id
+from server.telemetry import Repeats, get_logger, new_error_id
 from server.views import ErrorView
 
 SOCKETIO_PATH = "/socket.io/"
 _log = get_logger(__name__)
+_malformed = Repeats()
 _HEADERS: Mapping[str, str] = {
     "Server": "Tertulia",
     "Content-Security-Policy": (
@@ -84,6 +85,7 @@ class Edge:
         self._connections_per_min = rules.connections_per_min
         self._health = health
         self._limiter = limiter
+        self._refusals = Repeats()
 
     def client_address(self, request: web.Request) -> str:
         """The client: the last one in X-Forwarded-For that is no trusted proxy, or the peer."""
@@ -138,16 +140,37 @@ class Edge:
         is_guarded = request.path.startswith(("/api/", SOCKETIO_PATH))
         if origin is None or not is_guarded or self._is_allowed(request, origin):
             return
-        _log.warning("origin.refused", origin=origin[:200], add_to="server.allowed_origins")
+        shown, host = origin[:200], self._own_host(request)[:200]
+        left_out = self._refusals.admit(shown)
+        if left_out is not None:
+            add_to = "server.allowed_origins"
+            _log.warning("origin.refused", origin=shown, host=host, add_to=add_to, left_out=left_out)
         raise ForbiddenError("this origin is not among server.allowed_origins")
 
     def _is_allowed(self, request: web.Request, origin: str) -> bool:
+        return self._is_own(request, origin) or any(each.fullmatch(origin) for each in self._origins)
+
+    def _is_own(self, request: web.Request, origin: str) -> bool:
+        """Whether it is a page of this host: without TLS not where a trusted proxy says that TLS is used.
+
+        Where no proxy is trusted there may be one all the same, so the host alone is compared.
+        """
+        scheme, _, host = origin.partition("://")
+        if host == "" or host != self._own_host(request).lower():
+            return False
+        return scheme == "https" or (scheme == "http" and not self._is_known_secure(request))
+
+    def _own_host(self, request: web.Request) -> str:
         host = request.headers.get("Host", "")
-        if self._is_trusted(request.remote or ""):
-            host = request.headers.get("X-Forwarded-Host", host)
-        scheme, _, own = origin.partition("://")
-        is_own = scheme in ("http", "https") and own != "" and own == host.lower()
-        return is_own or any(pattern.fullmatch(origin) for pattern in self._origins)
+        return request.headers.get("X-Forwarded-Host", host) if self._is_proxied(request) else host
+
+    def _is_known_secure(self, request: web.Request) -> bool:
+        # The first of several is what the client used.
+        proto = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
+        return proto in ("https", "wss") and self._is_proxied(request)
+
+    def _is_proxied(self, request: web.Request) -> bool:
+        return self._is_trusted(request.remote or "")
 
     def _require_admission(self, request: web.Request) -> None:
         """Turn a handshake away: here a client's own growing backoff works, after CONNECT it would not."""
@@ -162,7 +185,9 @@ class Edge:
             address = self.client_address(request)
             wait_s = self._limiter.take(("connect", address), rate, time.monotonic())
             if wait_s > 0:
-                _log.warning("conn.refused", code="rate_limited", address=address)
+                left_out = self._refusals.admit(("connect", address))
+                if left_out is not None:
+                    _log.warning("conn.refused", code="rate_limited", address=address, left_out=left_out)
                 raise RateLimitedError("too many connections", retry_after_ms=int(wait_s * 1000) + 1)
 
     def _is_trusted(self, address: str) -> bool:
@@ -177,7 +202,10 @@ def is_own_fault(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if not isinstance(error, HttpProcessingError):
         return True
-    _log.info("http.malformed", reason=type(error).__name__)
+    reason = type(error).__name__
+    left_out = _malformed.admit(reason)
+    if left_out is not None:
+        _log.info("http.malformed", reason=reason, left_out=left_out)
     return False
 
 

@@ -8,8 +8,13 @@ from msgspec import Struct
 from server.domain.errors import NotFoundError
 from server.events import NAMESPACE, VERSION
 from server.services.health import Health
+from server.telemetry import get_logger
 
 from .edge import SOCKETIO_PATH, json_response
+
+# Not part of this project: `make web` fetches it.
+_SOCKETIO_CLIENT = "vendor/socket.io.esm.min.js"
+_log = get_logger(__name__)
 
 
 class Version(Struct, frozen=True, kw_only=True):
@@ -21,19 +26,27 @@ class Version(Struct, frozen=True, kw_only=True):
 
 
 class System:
-    """The routes that are not /api. `static` is the folder of the web client."""
+    """The routes that are not /api. `static` is the folder of the web client.
 
-    def __init__(self, health: Health, static: Path, *, started_at: str, features: list[str]) -> None:
+    `has_test_page`: serve /test-chat/{room}, which is for development.
+    """
+
+    def __init__(
+        self, health: Health, static: Path, *, started_at: str, features: list[str], has_test_page: bool
+    ) -> None:
         self._health = health
         self._static = static
         self._files = {
             each.relative_to(static).as_posix(): each for each in static.rglob("*") if each.is_file()
         }
+        self._has_test_page = has_test_page
+        if _SOCKETIO_CLIENT not in self._files:
+            _log.warning("web.client_missing", file=f"static/{_SOCKETIO_CLIENT}", remedy="make web")
         self._version = Version(build=VERSION, started_at=started_at, features=features)
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """What to add to the application's router."""
-        return [
+        routes: list[web.AbstractRouteDef] = [
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
             web.get("/version", self.version),
@@ -41,6 +54,9 @@ class System:
             web.get("/static/{path:.+}", self.static_file),
             web.route("*", "/ws/{rest:.*}", self.websocket_elsewhere),
         ]
+        if self._has_test_page:
+            routes.append(web.get("/test-chat/{room}", self.two_panes))
+        return routes
 
     async def healthz(self, _request: web.Request) -> web.Response:
         return json_response({"ok": True})
@@ -54,6 +70,9 @@ class System:
 
     async def index(self, _request: web.Request) -> web.FileResponse:
         return web.FileResponse(self._static / "index.html")
+
+    async def two_panes(self, _request: web.Request) -> web.FileResponse:
+        return web.FileResponse(self._static / "test-chat.html")
 
     async def static_file(self, request: web.Request) -> web.FileResponse:
         """One of the files that were there at the start: no path of a request ever reaches the disk."""

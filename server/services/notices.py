@@ -8,12 +8,16 @@ from server.views import LeaveReason
 
 
 class Tell(Struct, frozen=True, kw_only=True):
-    """An event for every socket in these rooms and of these people; each socket gets it once."""
+    """An event for every socket in these rooms and of these people; each socket gets it once.
+
+    `volatile`: it is of no use later, so who is slow or away need not get it.
+    """
 
     event: str
     data: Struct
     rooms: frozenset[str] = frozenset()
     users: frozenset[str] = frozenset()
+    volatile: bool = False
 
 
 class MembershipChanged(Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from server.events import CreateRoom
 from server.services.completion import Completion
 from server.services.directory import Access, Directory
 from server.services.notices import Control, MembershipChanged, Notice, Publisher, RoomChanged, Tell
+from server.services.turns import Turns
 from server.services.views import Views, first_that_fit
 from server.storage.base import Membership, RoomStore
 from server.views import LeaveReason, MemberChanged, MemberView, RoomJoined, RoomLeft, RoomUpdated, RoomView
@@ -33,7 +34,11 @@ Written = TypeVar("Written")
 
 
 class RoomLimits(Struct, frozen=True, kw_only=True):
-    """None: no limit. Over `quiet_above` members a room is large: comings and goings are not told."""
+    """None: no limit. Over `quiet_above` members a room is large: comings and goings are not told.
+
+    The limits hold on each server for what it does itself. Where several servers write at the same time they
+    may be passed by what is in flight, and on one by a write that did not answer in time and is done later.
+    """
 
     rooms_per_user: int | None
     members_per_room: int | None
@@ -62,6 +67,7 @@ class RoomService:
         self._limits = limits
         # By key. A direct room is never renamed, left or deleted.
         self._direct: dict[str, Room] = {}
+        self._turns = Turns()
         self._clock = clock
 
     async def create(self, actor: str, wanted: CreateRoom) -> RoomView:
@@ -73,10 +79,6 @@ class RoomService:
             raise ForbiddenError(f"a room has at most {self._limits.members_per_room} members")
         unique = wanted.client_msg_id if wanted.client_msg_id is not None else uuid4().hex
         key = digest_of("room", actor, unique)
-        # A repeat makes no room, so no limit stands against it.
-        if all(each.room.key != key for each in await self._store.memberships(actor)):
-            for user_id in [actor, *member_ids]:
-                await self._require_below_room_limit(user_id)
         room = Room(
             id=uuid4().hex, kind=wanted.kind, name=name, key=key, created_by=actor, created_at=self._clock()
         )
@@ -111,8 +113,6 @@ class RoomService:
     async def join(self, actor: str, room_id: str) -> RoomView:
         """Enter a public room; being in it already is no error."""
         room = await self._get_visible(room_id, actor)
-        if await self._store.find_member(room_id, actor) is not None:
-            return await self._views.room(room, actor)
         await self._add(room, actor)
         return await self._views.room(room, actor)
 
@@ -127,8 +127,7 @@ class RoomService:
         """Add a person; being in it already is no error. Admins."""
         access = await self._admin_access(room_id, actor)
         await self._directory.require_users([user_id], field="user_id")
-        if await self._store.find_member(room_id, user_id) is None:
-            await self._add(access.room, user_id)
+        await self._add(access.room, user_id)
         return await self._views.room(access.room, actor)
 
     async def remove_member(self, actor: str, room_id: str, user_id: str) -> RoomView | None:
@@ -169,9 +168,10 @@ class RoomService:
         """A room that the actor is in, or a public one."""
         return await self._views.room(await self._get_visible(room_id, actor), actor)
 
-    async def room_ids(self, user_id: str) -> set[str]:
-        """The rooms that a user is in, as the store has them now."""
-        return {each.room.id for each in await self._store.memberships(user_id)}
+    async def incarnations(self, user_id: str) -> dict[str, str]:
+        """The rooms that a user is in, as the store has them now, and which membership each is."""
+        memberships = await self._store.memberships(user_id)
+        return {each.room.id: each.member.incarnation for each in memberships if each.member is not None}
 
     async def last_read_seq(self, room_id: str, user_id: str) -> int:
         """Where the user's read cursor of a room is."""
@@ -248,6 +248,12 @@ class RoomService:
         if len(chosen) >= limit:
             raise ForbiddenError(f"a person is in at most {limit} rooms")
 
+    async def _require_below_member_limit(self, room_id: str) -> None:
+        limit = self._limits.members_per_room
+        # Of the store itself: what others keep in memory is dropped only when a coming is told.
+        if limit is not None and (await self._store.member_counts([room_id])).get(room_id, 0) >= limit:
+            raise ForbiddenError(f"a room has at most {limit} members")
+
     def _member(self, room: Room, user_id: str, role: Role = "member") -> Member:
         return Member(
             room_id=room.id, user_id=user_id, role=role, joined_at=self._clock(), incarnation=uuid4().hex
@@ -256,23 +262,34 @@ class RoomService:
     async def _create(self, room: Room, members: Sequence[Member]) -> tuple[Room, bool]:
         people = frozenset(member.user_id for member in members)
         notice = MembershipChanged(room_id=room.id, user_ids=people)
-        stored, is_new = await self._written(notice, self._store.create_room(room, members))
+        counted = people if room.kind != "direct" else frozenset()
+        async with self._turns.take(*counted):
+            if counted and not await self._is_made(room):
+                for user_id in counted:
+                    await self._require_below_room_limit(user_id)
+            stored, is_new = await self._written(notice, self._store.create_room(room, members))
         if is_new:
             await self._tell_joined(stored, notice)
         elif self._clock() - stored.created_at < _BEING_TOLD_MS:
             await self._publisher.publish(MembershipChanged(room_id=stored.id, user_ids=people))
         return stored, is_new
 
+    async def _is_made(self, room: Room) -> bool:
+        """Whether this is a repeat: it makes no room, so no limit stands against it."""
+        return any(each.room.key == room.key for each in await self._store.memberships(room.created_by))
+
     async def _add(self, room: Room, user_id: str) -> None:
-        await self._require_below_room_limit(user_id)
-        limit = self._limits.members_per_room
-        if limit is not None and await self._directory.member_count(room.id) >= limit:
-            raise ForbiddenError(f"a room has at most {limit} members")
-        await self._completion.run(self._add_and_tell(room, self._member(room, user_id)))
+        if await self._store.find_member(room.id, user_id) is None:
+            await self._completion.run(self._add_and_tell(room, self._member(room, user_id)))
 
     async def _add_and_tell(self, room: Room, member: Member) -> None:
         notice = MembershipChanged(room_id=room.id, user_ids=frozenset([member.user_id]))
-        stored = await self._written(notice, self._store.add_member(member))
+        async with self._turns.take(room.id, member.user_id):
+            if await self._store.find_member(room.id, member.user_id) is not None:
+                return
+            await self._require_below_room_limit(member.user_id)
+            await self._require_below_member_limit(room.id)
+            stored = await self._written(notice, self._store.add_member(member))
         if stored.incarnation == member.incarnation:
             await self._tell_joined(room, notice)
 

@@ -170,7 +170,7 @@ async def test_a_paused_client_is_not_given_up_and_is_read_again() -> None:
         await other.closed()
         assert site.application.named("disconnected") == [("ping timeout",)]
         (connection,) = site.server.namespaces["/chat"].connections
-        assert connection._unhandled_count == 2
+        assert connection._events._count == 2
         site.application.gate.set()
         for number in range(6):
             assert await socket.receive_packet(f"43/chat,{number}") == [number]

@@ -68,7 +68,7 @@ async def test_an_upgrade_that_fails_leaves_polling_as_it_was(site: Site, last: 
         else:
             await socket.send(last)
             await socket.closed()
-        await eventually(lambda: site.transport()._probe_timeout is None)
+        await eventually(lambda: site.transport()._awaited is None)
         assert await poller.poll() == [f'42/chat,["during",{attempt}]']
     assert await poller.post('42/chat,1["echo"]') == (200, "ok")
     assert await poller.poll() == ["43/chat,1[[]]"]

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from socket import SO_SNDBUF, SOL_SOCKET, create_server
 from typing import Any
 
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, web
@@ -30,6 +32,9 @@ class Recorder:
         self.connections: list[Connection] = []
         self.gate = asyncio.Event()
         self._changed = asyncio.Event()
+
+    async def authenticate(self, _connection: Connection, auth: Mapping[str, object]) -> str:
+        return str(auth.get("user", "somebody"))
 
     async def connect(self, connection: Connection, auth: object) -> None:
         self.connections.append(connection)
@@ -75,6 +80,18 @@ class Recorder:
     def _note(self, *call: object) -> None:
         self.calls.append(call)
         self._changed.set()
+
+
+class Club(Recorder):
+    """Who connects enters the rooms of its user: `rooms` names each with the tag of the membership."""
+
+    def __init__(self) -> None:
+        super().__init__(self._admit)
+        self.rooms: dict[str, dict[str, str]] = defaultdict(lambda: {"r": "1"})
+
+    async def _admit(self, connection: Connection, auth: Any) -> None:
+        for room, tag in self.rooms[auth["user"]].items():
+            connection.enter(room, tag=tag)
 
 
 class Socket:
@@ -155,6 +172,87 @@ class Poller:
         return sid
 
 
+class Returning:
+    """A client with recovery that comes back as standard clients do.
+
+    `heard` is every event that it was sent, in order, each as its list of arguments without the offset.
+    """
+
+    def __init__(self, site: "Site", user: str = "ana", **auth: object) -> None:
+        self.site = site
+        self.auth: dict[str, object] = {"user": user, "recovery": True, **auth}
+        self.sid = ""
+        self.pid: object = None
+        self.offset: object = None
+        self.heard: list[list[Any]] = []
+        self.socket: Socket
+        self._fences = 0
+
+    async def come(self) -> bool:
+        """Connect by a websocket of its own; whether it was recovered."""
+        self.socket = await self.site.socket()
+        await self.socket.send(f"40/chat,{json.dumps(self.ticket())}")
+        return self.accepted(await self.socket.receive_packet("40/chat,"))
+
+    def ticket(self) -> dict[str, object]:
+        """What it sends with CONNECT."""
+        known = {"pid": self.pid, "offset": self.offset}
+        return {**self.auth, **{name: value for name, value in known.items() if value is not None}}
+
+    def accepted(self, answer: dict[str, str]) -> bool:
+        """Take the answer to its CONNECT; whether it was recovered."""
+        is_recovered = answer["pid"] == self.pid
+        assert is_recovered == (answer["sid"] == self.sid)
+        self.sid, self.pid = answer["sid"], answer["pid"]
+        return is_recovered
+
+    async def hear(self) -> list[Any]:
+        """The next event, with what it has attached."""
+        text = await self.socket.receive()
+        assert isinstance(text, str)
+        attachments: list[bytes] = []
+        if text.startswith("45"):
+            for _ in range(int(text[2 : text.index("-")])):
+                attachment = await self.socket.receive()
+                assert isinstance(attachment, bytes)
+                attachments.append(attachment)
+        return self.note(text, attachments)
+
+    def note(self, text: str, attachments: list[bytes] | None = None) -> list[Any]:
+        """Take an event."""
+        assert text.startswith("42/chat,[") or attachments, text
+        *args, offset = json.loads(text[text.index("[") :])
+        assert _place(offset) >= _place(self.offset), "offsets never go back"
+        self.offset = offset
+        event = [*args, *(attachments or [])]
+        if args[0] != "fence":
+            self.heard.append(event)
+        return event
+
+    async def catch_up(self) -> list[Any]:
+        """Hear all that it is sent up to now; the data of every event heard so far."""
+        self._fences += 1
+        self.site.connection(self.sid).emit("fence", self._fences)
+        while await self.hear() != ["fence", self._fences]:
+            pass
+        return self.data()
+
+    def data(self) -> list[Any]:
+        """The first argument of every event heard so far."""
+        return [event[1] for event in self.heard]
+
+    def drop(self) -> None:
+        """Lose the connection without a word."""
+        connection = self.socket.websocket._response.connection
+        assert connection is not None
+        assert connection.transport is not None
+        connection.transport.abort()
+
+
+def _place(offset: object) -> int:
+    return int(str(offset).rpartition(".")[2], 16) if offset is not None else 0
+
+
 class Site:
     """A running server with one application at /chat."""
 
@@ -188,6 +286,11 @@ class Site:
     def emit(self, event: str, data: object, *rooms: str, volatile: bool = False) -> None:
         self.server.emit(event, data, namespace="/chat", rooms=rooms, volatile=volatile)
 
+    def connection(self, sid: str) -> Connection:
+        """The server's side of the client of that sid."""
+        (connection,) = [each for each in self.server.namespaces["/chat"].connections if each.sid == sid]
+        return connection
+
     def transport(self) -> Transport:
         """The server's side of the only client."""
         (transport,) = self.server._engine._transports.values()
@@ -216,8 +319,13 @@ async def eventually(holds: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def running(options: Options | None = None, application: Recorder | None = None) -> AsyncIterator[Site]:
-    """A site on a free port of the loopback."""
+async def running(
+    options: Options | None = None,
+    application: Recorder | None = None,
+    *,
+    send_buffer_bytes: int | None = None,
+) -> AsyncIterator[Site]:
+    """A site on a free port of the loopback; the system takes `send_buffer_bytes` for each client."""
     application = application or Recorder()
     server = Server(options or Options())
     server.register("/chat", application)
@@ -225,7 +333,10 @@ async def running(options: Options | None = None, application: Recorder | None =
     app.router.add_route("*", "/socket.io/", server.handle)
     runner = web.AppRunner(app, shutdown_timeout=1, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    listener = create_server(("127.0.0.1", 0))
+    if send_buffer_bytes is not None:
+        listener.setsockopt(SOL_SOCKET, SO_SNDBUF, send_buffer_bytes)
+    await web.SockSite(runner, listener).start()
     host, port = runner.addresses[0]
     async with ClientSession() as http:
         try:
@@ -233,8 +344,7 @@ async def running(options: Options | None = None, application: Recorder | None =
         finally:
             application.gate.set()
             for transport in list(server._engine._transports.values()):
-                # Else a poller that has something left to take would be waited for.
-                if not transport.is_websocket:
-                    transport.abort(Reason.SHUTDOWN)
+                # Else a client that does not read or poll any more would be waited for.
+                transport.abort(Reason.SHUTDOWN)
             await server.close()
             await runner.cleanup()

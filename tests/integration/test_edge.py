@@ -297,9 +297,17 @@ async def test_localhost_is_an_origin_in_development_alone(limited: ServerProces
 
 
 async def test_behind_a_trusted_proxy_the_own_origin_is_that_of_the_proxy(proxied: Api) -> None:
-    headers = {"X-Forwarded-Host": "chat.example.org", "X-Forwarded-For": "8.1.1.1"}
-    assert await try_origin(proxied, "https://chat.example.org", **headers) == {True}
-    assert await try_origin(proxied, "https://evil.example.org", **headers) == {False}
+    for number, (proto, origin, is_in) in enumerate(
+        (
+            ({}, "https://chat.example.org", True),
+            ({}, "https://evil.example.org", False),
+            ({}, "http://chat.example.org", True),
+            ({"X-Forwarded-Proto": "https"}, "https://chat.example.org", True),
+            ({"X-Forwarded-Proto": "https"}, "http://chat.example.org", False),
+        )
+    ):
+        headers = {"X-Forwarded-Host": "chat.example.org", "X-Forwarded-For": f"8.1.1.{number}", **proto}
+        assert await try_origin(proxied, origin, **headers) == {is_in}
 
 
 async def test_polling_can_be_switched_off(

@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.settings import LogSettings
-from server.telemetry import configure, get_logger, new_error_id
+from server.telemetry import Repeats, configure, get_logger, new_error_id
 
 LOG = get_logger("server.test")
 LIBRARIES = ["aiohttp.access", "engineio", "engineio.server", "socketio", "socketio.server"]
@@ -344,6 +344,23 @@ def test_before_the_set_up_secrets_are_redacted_too(caplog: pytest.LogCaptureFix
     assert "some.event" in caplog.text
     assert "hunter2" not in caplog.text
     assert "eyJ" not in caplog.text
+
+
+def test_of_what_repeats_the_first_is_logged_and_the_next_one_says_how_many_were_not() -> None:
+    now = [100.0]
+    repeats = Repeats(window_s=10, clock=lambda: now[0])
+    assert [repeats.admit("a") for _ in range(5)] == [0, None, None, None, None]
+    assert repeats.admit("b") == 0
+    now[0] = 109.9
+    assert repeats.admit("a") is None
+    now[0] = 110.0
+    assert [repeats.admit("a"), repeats.admit("a"), repeats.admit("b")] == [5, None, 0]
+
+
+def test_what_repeats_is_remembered_for_so_many_kinds() -> None:
+    repeats = Repeats(window_s=10, most_kinds=2, clock=lambda: 0.0)
+    assert [repeats.admit(kind) for kind in "abbcbca"] == [0, 0, None, 0, None, None, 0]
+    assert len(repeats) == 2
 
 
 def test_a_log_call_too_deep_in_the_stack_does_not_fail() -> None:

@@ -54,6 +54,8 @@ const commands = {
         socket.emit(event, payload, (answer) => answers.push(answer) === payloads.length && done(answers));
       }
     }),
+  auth: async ({ auth }) => void (socket.auth = auth),
+  connect: async () => void socket.connect(),
   state: async () => ({ active: socket.active, connected: socket.connected, id: socket.id }),
 };
 

@@ -1,180 +1,22 @@
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from namespaces.sessions import Session
 from server.domain.errors import ConflictError, RateLimitedError, UnavailableError
 from server.domain.ratelimit import Rate
-from server.realtime.server import RefusedError, TransportClosedError
+from server.telemetry import Repeats
 from server.views import EventFailed
 from tests.harness import PATIENCE_S
-from tests.services import Gate, Site, break_, hold_answer
-from tests.unit.namespaces.world import Chat, FakeConnection
+from tests.services import Site, break_, hold_answer
+from tests.unit.namespaces.world import Chat, FakeConnection, logged
 
 
 @pytest.fixture
 async def chat(site: Site) -> Chat:
     await site.people("juan", "ana")
     return Chat(site)
-
-
-async def refusal(chat: Chat, auth: object, connection: FakeConnection | None = None) -> dict[str, object]:
-    """What CONNECT_ERROR carries."""
-    with pytest.raises(RefusedError) as refused:
-        await chat.namespace.connect(connection or FakeConnection(), auth)
-    assert refused.value.message
-    return refused.value.data
-
-
-def logged(caplog: pytest.LogCaptureFixture, error_id: object) -> list[dict[str, Any]]:
-    """The events of the log with this error id that have a stack trace."""
-    found = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
-    return [event for event in found if event.get("error_id") == error_id and "Traceback" in str(event)]
-
-
-async def test_a_token_may_come_in_the_connect_packet_or_a_header(chat: Chat) -> None:
-    for connection, auth in (
-        (FakeConnection(), {"token": chat.token("ana")}),
-        (FakeConnection(headers={"Authorization": f"bearer  {chat.token('ana')} "}), {}),
-        (FakeConnection(headers={"Authorization": f"Bearer {chat.token('ana')}"}), "not an object"),
-        (FakeConnection(headers={"Authorization": "Bearer wrong"}), {"token": chat.token("ana")}),
-    ):
-        await chat.namespace.connect(connection, auth)
-        assert isinstance(connection.state, Session)
-        assert connection.state.user_id == "ana"
-
-
-@pytest.mark.parametrize("may_query_token", [False, True])
-async def test_a_token_in_the_url_is_taken_only_where_that_is_allowed(
-    site: Site, *, may_query_token: bool
-) -> None:
-    chat = Chat(site, may_query_token=may_query_token)
-    connection = FakeConnection(query={"token": chat.token("ana")})
-    if may_query_token:
-        await chat.namespace.connect(connection, {})
-    else:
-        assert await refusal(chat, {}, connection) == {"code": "unauthenticated", "retry": "never"}
-
-
-@pytest.mark.parametrize(
-    ("auth", "code", "retry"),
-    [
-        ({}, "unauthenticated", "never"),
-        ({"token": ""}, "unauthenticated", "never"),
-        ({"token": 7}, "token_invalid", "never"),
-        ({"token": "\ud800"}, "token_invalid", "never"),
-        ({"token": "EXPIRED"}, "token_expired", "refresh"),
-        ({"token": "GOOD", "room_id": 7}, "invalid", "never"),
-        ({"token": "GOOD", "room_id": "\ud800"}, "not_found", "never"),
-        (["GOOD"], "unauthenticated", "never"),
-    ],
-    ids=str,
-)
-async def test_who_may_not_connect_is_told_what_to_do(chat: Chat, auth: Any, code: str, retry: str) -> None:
-    if isinstance(auth, dict):
-        good, expired = chat.token("ana"), chat.token("ana", exp=int(chat.site.clock.now_s) - 5)
-        named = {"GOOD": good, "EXPIRED": expired}
-        auth = {
-            name: named.get(value, value) if isinstance(value, str) else value for name, value in auth.items()
-        }
-    assert await refusal(chat, auth) == {"code": code, "retry": retry}
-    assert await chat.is_forgotten("ana")
-
-
-async def test_a_login_that_has_ended_is_refused(chat: Chat) -> None:
-    token = chat.token("ana")
-    await chat.site.accounts.logout(await chat.site.accounts.authenticate(token), everywhere=False)
-    assert await refusal(chat, {"token": token}) == {"code": "token_revoked", "retry": "never"}
-
-
-@pytest.mark.parametrize("method", ["find_login", "find_users"])
-async def test_a_login_that_ends_while_its_token_is_read_is_refused(chat: Chat, method: str) -> None:
-    """Its sockets are ended before this one is known to be one of them."""
-    token, connection = chat.token("ana"), FakeConnection()
-    identity = await chat.site.accounts.authenticate(token)
-    gate = hold_answer(chat.site.storage, method)
-    connecting = asyncio.create_task(chat.namespace.connect(connection, {"token": token}))
-    await gate.reached()
-    await chat.site.accounts.logout(identity, everywhere=False)
-    gate.open()
-    with pytest.raises(RefusedError) as refused:
-        await connecting
-    assert refused.value.data == {"code": "token_revoked", "retry": "never"}
-    assert await chat.is_forgotten("ana")
-
-
-@pytest.mark.parametrize("method", ["find_login", "find_users", "memberships"])
-async def test_without_the_store_the_transport_is_closed_and_the_door_shut(chat: Chat, method: str) -> None:
-    break_(chat.site.storage, method)
-    with pytest.raises(TransportClosedError):
-        await chat.namespace.connect(FakeConnection(), {"token": chat.token("ana")})
-    assert not chat.site.health.can_admit
-    assert await chat.is_forgotten("ana")
-
-
-async def test_a_connect_that_takes_too_long_closes_the_transport(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site.clock.drive(monkeypatch)
-    chat = Chat(site, deadline_s=10)
-    gate = hold_answer(site.storage, "memberships")
-    connecting = asyncio.create_task(chat.namespace.connect(FakeConnection(), {"token": chat.token("ana")}))
-    await gate.reached()
-    await site.clock.elapse(10)
-    with pytest.raises(TransportClosedError):
-        await connecting
-    assert not site.health.can_admit
-    assert await chat.is_forgotten("ana")
-
-
-@pytest.mark.parametrize("method", ["find_users", "memberships"])
-async def test_a_bug_refuses_with_an_id_that_finds_its_trace(
-    chat: Chat, caplog: pytest.LogCaptureFixture, method: str
-) -> None:
-    break_(chat.site.storage, method, error=ZeroDivisionError("a bug"))
-    data = await refusal(chat, {"token": chat.token("ana")})
-    assert (data["code"], data["retry"]) == ("internal", "never")
-    assert len(logged(caplog, data["error_id"])) == 1
-    assert chat.site.health.can_admit
-    assert await chat.is_forgotten("ana")
-
-
-async def test_a_presence_that_fails_leaves_nobody_behind(chat: Chat) -> None:
-    connection = FakeConnection()
-    await chat.site.group("ana", "juan")
-    break_(chat.site.publisher, "publish")
-    with pytest.raises(TransportClosedError):
-        await chat.namespace.connect(connection, {"token": chat.token("ana")})
-    assert connection.state is None
-    assert await chat.is_forgotten("ana")
-
-
-@pytest.mark.parametrize(
-    "hold",
-    [
-        lambda site: hold_answer(site.storage, "find_login"),
-        lambda site: hold_answer(site.storage, "find_users"),
-        lambda site: hold_answer(site.storage, "memberships"),
-        lambda site: hold_answer(site.presence, "arrive"),
-    ],
-    ids=["login", "user", "rooms", "presence"],
-)
-async def test_a_client_that_leaves_while_it_connects_leaves_nothing(
-    chat: Chat, hold: Callable[[Site], Gate]
-) -> None:
-    connection, gate = FakeConnection(), hold(chat.site)
-    connecting = asyncio.create_task(chat.namespace.connect(connection, {"token": chat.token("ana")}))
-    await gate.reached()
-    connection.close()
-    connecting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await connecting
-    await chat.namespace.disconnected(connection, "transport close")
-    assert connection.state is None
-    assert await chat.is_forgotten("ana")
 
 
 async def test_a_connection_that_is_over_is_forgotten(chat: Chat) -> None:
@@ -228,6 +70,33 @@ async def test_an_event_that_cannot_be_done_is_answered_with_its_error(
     (failed,) = connection.emitted("event_failed")
     assert isinstance(failed, EventFailed)
     assert (failed.event, failed.error.code) == (event, code)
+
+
+async def test_of_events_that_are_refused_one_a_kind_and_person_is_logged(
+    chat: Chat, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A flood of them, over many sockets and reconnects too, must not fill the disk."""
+    chat.namespace._rejections = Repeats(window_s=10, clock=chat.site.clock.s)
+    caplog.set_level(logging.INFO)
+
+    async def refuse(user_id: str, event: str) -> None:
+        connection = await chat.enter(user_id)
+        for _ in range(50):
+            await chat.error(connection, event, {"unknown": 1})
+
+    def lines() -> list[tuple[str, str, int]]:
+        found = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+        rejected = [event for event in found if event["event"] == "msg.rejected"]
+        return [(event["name"], event["code"], event["left_out"]) for event in rejected]
+
+    for user_id in ("ana", "ana", "juan"):
+        await refuse(user_id, "sync")
+        await refuse(user_id, "nothing")
+    logged = [("sync", "invalid", 0), ("nothing", "unknown_event", 0)]
+    assert lines() == logged * 2
+    chat.site.clock.advance(10)
+    await refuse("ana", "typing")
+    assert lines() == [*logged * 2, ("typing", "invalid", 99)]
 
 
 async def test_a_connection_that_is_not_signed_in_does_nothing(chat: Chat) -> None:

@@ -93,6 +93,17 @@ async def test_a_tell_goes_once_to_all_rooms_and_people(
     (emit,) = bus.entries
     assert isinstance(emit, Emit)
     assert emit.rooms == channels
-    assert not emit.volatile
     assert isinstance(emit.data, msgspec.Raw)
     assert bytes(emit.data) == '{"room_id":"ñ"}'.encode()
+
+
+@pytest.mark.parametrize("volatile", [False, True])
+async def test_a_tell_is_as_volatile_as_it_says(*, volatile: bool) -> None:
+    bus = WireBus()
+    data = RoomJoined(room_id="a")
+    await Fanout(bus).publish(
+        Tell(event="room_joined", data=data, users=frozenset(["ana"]), volatile=volatile)
+    )
+    (emit,) = bus.entries
+    assert isinstance(emit, Emit)
+    assert emit.volatile is volatile

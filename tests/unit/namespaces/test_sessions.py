@@ -173,6 +173,50 @@ async def test_the_end_of_a_login_ends_its_sockets_and_no_others(world: World) -
     assert [len(codes(each)) for each in (phone, laptop, juan)] == [1, 1, 0]
 
 
+async def test_with_a_login_the_connections_of_its_user_that_are_away_are_over(world: World) -> None:
+    """Whichever login they had: it was not kept with them."""
+    await world.connect("ana")
+    for notice in (
+        RoomChanged(room_id="room"),
+        MembershipChanged(room_id="room", user_ids=frozenset(["ana"])),
+        LoginEnded(user_id="ana", login_id="other"),
+        LoginEnded(user_id="juan", login_id=None),
+    ):
+        await world.sessions.handle(notice)
+    assert world.forgotten == ["ana", "juan"]
+
+
+async def test_a_room_is_entered_as_the_membership_that_it_is(world: World, room_id: str) -> None:
+    """Who left and was added again is another member: what was said in between is not for them."""
+    session = await world.connect("ana")
+    connection, channel = connection_of(session), room_channel(room_id)
+    first = connection.tags[channel]
+    assert first is not None
+    assert connection_of(await world.connect("ana", room_id=room_id)).tags == {channel: first}
+    assert connection_of(await world.connect("juan")).tags[channel] not in (first, None)
+    assert connection.tags[user_channel("ana")] is None
+    await world.site.rooms.remove_member("juan", room_id, "ana")
+    await world.site.rooms.add_member("juan", room_id, "ana")
+    again = connection.tags[channel]
+    assert again not in (first, None)
+    assert connection_of(await world.connect("ana")).tags[channel] == again
+
+
+async def test_what_is_about_one_transport_is_not_told_again_to_who_comes_back(
+    world: World, room_id: str
+) -> None:
+    expiring = await world.connect("ana", identity=world.site.identity("ana", lasts_s=30))
+    ended = await world.connect("eva")
+    bound = await world.connect("ana", room_id=room_id)
+    await world.sessions.handle(LoginEnded(user_id="eva", login_id=None))
+    await world.site.rooms.remove_member("juan", room_id, "ana")
+    await world.sessions.drain(0)
+    assert connection_of(expiring).transient == {"auth_expiring", "server_draining"}
+    assert connection_of(ended).transient == {"session_ended"}
+    assert connection_of(bound).emitted("room_left")
+    assert connection_of(bound).transient == {"server_draining"}
+
+
 async def test_a_removal_holds_before_anything_else_is_waited_for(world: World, room_id: str) -> None:
     session = await world.connect("ana")
     hold_answer(world.site.storage, "memberships")
@@ -279,7 +323,7 @@ async def test_whatever_happens_at_once_sessions_end_in_the_rooms_of_the_store(s
 
     await within_patience(asyncio.gather(*(come_and_go() for _ in range(3)), *(move() for _ in range(4))))
     for session in live:
-        stored = await site.rooms.room_ids(session.user_id)
+        stored = await site.rooms.incarnations(session.user_id)
         assert session.connection.rooms == {user_channel(session.user_id), *map(room_channel, stored)}
     for session in live:
         world.sessions.remove(session)

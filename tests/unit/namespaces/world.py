@@ -6,6 +6,7 @@ from typing import Any
 
 import jwt
 import msgspec
+import pytest
 
 from namespaces.base import NamespaceRules
 from namespaces.chat import ChatNamespace
@@ -21,7 +22,11 @@ NAMESPACE = "/chat"
 
 
 class FakeConnection(Connection):
-    """As the engine's for its application. `journal` is all that was done to it, in order."""
+    """As the engine's for its application. `journal` is all that was done to it, in order.
+
+    `tags` are the rooms it is in with the names of its memberships; `transient` are the events that a client
+    which comes back is not to be sent again.
+    """
 
     def __init__(
         self, sid: str = "1", *, headers: dict[str, str] | None = None, query: dict[str, str] | None = None
@@ -31,30 +36,35 @@ class FakeConnection(Connection):
         self.namespace = NAMESPACE
         self.request = SimpleNamespace(headers=headers or {}, query=query or {})
         self.state = None
+        self.is_recovered = False
         self.journal: list[tuple[Any, ...]] = []
-        self._inside: dict[str, None] = {}
+        self.tags: dict[str, str | None] = {}
+        self.transient: set[str] = set()
         self._is_over = False
 
     @property
     def rooms(self) -> frozenset[str]:
-        return frozenset(self._inside)
+        return frozenset(self.tags)
 
     @property
     def is_open(self) -> bool:
         return not self._is_over
 
-    def emit(self, event: str, data: object) -> None:
+    def emit(self, event: str, data: object, *, is_kept: bool = True) -> None:
         packets.encode_event(self.namespace, event, data)
         if self.is_open:
             self.journal.append(("emit", event, data))
+            if not is_kept:
+                self.transient.add(event)
 
-    def enter(self, room: str) -> None:
-        if self.is_open:
-            self._inside[room] = None
+    def enter(self, room: str, *, tag: str | None = None) -> None:
+        if self.is_open and room not in self.tags:
+            self.tags[room] = tag
             self.journal.append(("enter", room))
 
     def leave(self, room: str) -> None:
-        if self._inside.pop(room, room) is None:
+        if room in self.tags:
+            del self.tags[room]
             self.journal.append(("leave", room))
 
     def disconnect(self) -> None:
@@ -66,7 +76,7 @@ class FakeConnection(Connection):
     def _end(self, how: str) -> None:
         if self.is_open:
             self._is_over = True
-            self._inside.clear()
+            self.tags.clear()
             self.journal.append((how,))
 
     def emitted(self, event: str) -> list[Any]:
@@ -79,12 +89,16 @@ class FakeConnection(Connection):
 
 
 class World:
-    """The sessions of a site: they follow its notices, behind the directory."""
+    """The sessions of a site: they follow its notices, behind the directory.
+
+    `forgotten` are those whose connections that were away were made unrecoverable, as often as they were.
+    """
 
     def __init__(self, site: Site, *, sockets_per_user: int | None = None) -> None:
         self.site = site
         rules = SessionRules(leeway_s=5, expiring_notice_s=60, sockets_per_user=sockets_per_user)
-        self.sessions = Sessions(site.rooms, rules, clock=site.clock.s)
+        self.forgotten: list[str] = []
+        self.sessions = Sessions(site.rooms, rules, forget_away=self.forgotten.append, clock=site.clock.s)
         site.publisher.follow(self.sessions.handle)
         self._sids = iter(range(1, 1_000_000))
 
@@ -146,10 +160,15 @@ class Chat(World):
         named = {"sub": user_id, "preferred_username": user_id, "iat": now, "exp": now + 900, **claims}
         return jwt.encode(named, SECRET, algorithm="HS256")
 
+    async def connect_with(self, connection: FakeConnection, auth: Mapping[str, object]) -> None:
+        """What the engine does with a CONNECT packet."""
+        await self.namespace.authenticate(connection, auth)
+        await self.namespace.connect(connection, auth)
+
     async def enter(self, user_id: str, **auth: Any) -> FakeConnection:
         """A connection that was accepted."""
         connection = FakeConnection(f"{next(self._sids)}")
-        await self.namespace.connect(connection, {"token": self.token(user_id), **auth})
+        await self.connect_with(connection, {"token": self.token(user_id), **auth})
         self.namespace.connected(connection)
         return connection
 
@@ -178,3 +197,9 @@ class Chat(World):
         self.site.clock.advance(5)
         await self.site.ephemeral.reap()
         return not self.sessions._people and not await self.site.ephemeral.online({user_id})
+
+
+def logged(caplog: pytest.LogCaptureFixture, error_id: object) -> list[dict[str, Any]]:
+    """The events of the log with this error id that have a stack trace."""
+    found = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    return [event for event in found if event.get("error_id") == error_id and "Traceback" in str(event)]

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from server.realtime.client import Client, Namespace
+from server.realtime.client import _MAX_CONNECTS, Client, Namespace
 from server.realtime.packets import Frame, InvalidPacketError
+from server.realtime.recovery import Recovery
 from server.realtime.session import Options, Reason, Session
 from tests.conformance.wire import Recorder
 
@@ -21,7 +22,10 @@ class Desk:
         self.options = options
         self.application = application or Recorder()
         self.other = Recorder()
-        self.namespaces = {"/chat": Namespace(self.application), "/other": Namespace(self.other)}
+        self.namespaces = {
+            "/chat": Namespace(self.application, Recovery(options.recovery, ping_s=1)),
+            "/other": Namespace(self.other, Recovery(options.recovery, ping_s=1)),
+        }
         self.unknown_namespace: dict[str, object] = {"message": "not here"}
         self.tasks: set[asyncio.Task[None]] = set()
         self.session = Session(None, options, lambda _: None)
@@ -103,6 +107,20 @@ async def test_while_connect_decides_only_leaving_is_allowed(message: str) -> No
         desk.client.received(Frame(f"4{message}".encode()))
     assert await desk.take("1/chat,") == []
     assert desk.counts() == (0, 0)
+
+
+@pytest.mark.parametrize("namespace", ["/chat", "/elsewhere"])
+async def test_the_connects_of_one_transport_are_counted(namespace: str) -> None:
+    """Limits on new connections are on transports; who is refused or leaves may not go on for ever either."""
+    desk = Desk()
+    for _ in range(_MAX_CONNECTS - 1):
+        assert (await desk.take(f"0{namespace},"))[0].startswith(f"4{'0' if namespace == '/chat' else '4'}")
+        if namespace == "/chat":
+            await desk.take("1/chat,")
+    assert (await desk.take("0/other,"))[0].startswith("40/other,")
+    with pytest.raises(InvalidPacketError):
+        await desk.take("0/chat,")
+    assert await desk.take('2/other,1["echo"]') == ["43/other,1[[]]"]
 
 
 async def test_an_ack_to_nothing_is_ignored() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import math
 from collections.abc import AsyncIterator
 
 import pytest
@@ -67,6 +68,23 @@ async def test_an_answer_to_nothing_puts_nothing_off(calls: Calls) -> None:
     before = calls.heartbeat._timer
     calls.heartbeat.pong()
     assert calls.heartbeat._timer is before
+
+
+async def test_it_knows_when_the_last_answered_ping_was_sent(calls: Calls) -> None:
+    """Not when the answer came: what was sent in between may not have been received."""
+    clock = asyncio.get_running_loop().time
+    calls.heartbeat.start()
+    answered_s = [calls.heartbeat.answered_at_s]
+    before_s = clock()
+    await calls.until("ping")
+    after_s = clock()
+    await asyncio.sleep(0.01)
+    answered_s.append(calls.heartbeat.answered_at_s)
+    for _ in range(2):
+        calls.heartbeat.pong()
+        answered_s.append(calls.heartbeat.answered_at_s)
+    assert answered_s[:2] == [-math.inf] * 2
+    assert before_s < answered_s[2] == answered_s[3] <= after_s
 
 
 async def test_a_client_that_is_not_read_is_not_given_up(calls: Calls) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from socketio.packet import Packet as LibraryPacket
 
 from server.realtime import packets
-from server.realtime.packets import Decoder, Frame, InvalidPacketError, Packet, UnencodableError
+from server.realtime.packets import Decoder, Encoded, Frame, InvalidPacketError, Packet, UnencodableError
 
 MAX_BYTES = 65_536
 
@@ -29,9 +29,9 @@ def decode(text: str, *attachments: bytes) -> Packet | None:
     return packet
 
 
-def decode_whole(frames: list[Frame]) -> Packet:
+def decode_whole(encoded: Encoded) -> Packet:
     decoder = Decoder(MAX_BYTES)
-    *partial, packet = [decoder.feed(frame) for frame in frames]
+    *partial, packet = [decoder.feed(frame) for frame in encoded.frames]
     assert partial == [None] * len(partial)
     assert packet is not None
     return packet
@@ -195,7 +195,7 @@ def test_a_packet_is_bounded_with_its_attachments_and_a_decoder_is_not() -> None
 
 @given(st.text().filter(lambda name: name not in packets.RESERVED_EVENTS), JSON)
 def test_an_event_arrives_as_it_was_sent(event: str, data: Any) -> None:
-    packet = decode_whole(packets.encode_event("/chat", event, data))
+    packet = decode_whole(packets.encode_event("/chat", event, data).plain())
     assert (packet.type, packet.namespace, packet.data) == (packets.EVENT, "/chat", [event, data])
 
 
@@ -206,18 +206,32 @@ def test_an_ack_has_one_argument(ack_id: int, result: Any) -> None:
 
 
 def test_bytes_go_as_attachments() -> None:
-    frames = packets.encode_event("/chat", "a", {"b": [b"one", {"c": b"two"}]})
-    assert [frame.is_binary for frame in frames] == [False, True, True]
-    assert decode_whole(frames).data == ["a", {"b": [b"one", {"c": b"two"}]}]
+    encoded = packets.encode_event("/chat", "a", {"b": [b"one", {"c": b"two"}]}).plain()
+    assert [frame.is_binary for frame in encoded.frames] == [False, True, True]
+    assert decode_whole(encoded).data == ["a", {"b": [b"one", {"c": b"two"}]}]
 
 
 def test_structs_and_ready_json_are_data() -> None:
     class Note(msgspec.Struct):
         text: str
 
-    assert packets.encode_event("/", "a", [Note("b"), msgspec.Raw(b'{"c": 1}')]) == [
-        Frame(b'42["a",[{"text":"b"},{"c": 1}]]')
-    ]
+    packet = packets.encode_event("/", "a", [Note("b"), msgspec.Raw(b'{"c": 1}')])
+    assert packet.plain().frames == (Frame(b'42["a",[{"text":"b"},{"c": 1}]]'),)
+
+
+@given(st.text().filter(lambda name: name not in packets.RESERVED_EVENTS), JSON)
+def test_a_marked_event_has_its_offset_as_a_last_argument(event: str, data: Any) -> None:
+    packet = packets.encode_event("/chat", event, {"d": data, "b": b"one"})
+    marked, plain = packet.marked("a-_.1f"), packet.plain()
+    assert decode_whole(marked).data == [event, {"d": data, "b": b"one"}, "a-_.1f"]
+    assert decode_whole(plain).data == [event, {"d": data, "b": b"one"}]
+    assert packet.size_bytes == sum(len(frame.payload) for frame in plain.frames) - len(b"]")
+
+
+def test_an_event_is_encoded_once_however_often_it_is_sent() -> None:
+    packet = packets.encode_event("/", "a", b"b")
+    assert packet.plain() is packet.plain()
+    assert packet.marked("a.1") is packet.marked("a.1")
 
 
 def nested(depth: int) -> list[Any]:
@@ -250,14 +264,18 @@ def test_what_is_not_json_is_never_sent(data: object) -> None:
 
 
 def test_what_the_server_says_of_a_connection() -> None:
-    assert packets.encode_connect("/", "abc") == [Frame(b'40{"sid":"abc"}')]
-    assert packets.encode_connect("/chat", "abc") == [Frame(b'40/chat,{"sid":"abc"}')]
-    assert packets.encode_connect_error("/x", {"message": "no"}) == [Frame(b'44/x,{"message":"no"}')]
-    assert packets.encode_disconnect("/chat") == [Frame(b"41/chat,")]
+    for encoded, payload in (
+        (packets.encode_connect("/", "abc"), b'40{"sid":"abc"}'),
+        (packets.encode_connect("/chat", "abc"), b'40/chat,{"sid":"abc"}'),
+        (packets.encode_connect("/chat", "abc", "def"), b'40/chat,{"sid":"abc","pid":"def"}'),
+        (packets.encode_connect_error("/x", {"message": "no"}), b'44/x,{"message":"no"}'),
+        (packets.encode_disconnect("/chat"), b"41/chat,"),
+    ):
+        assert encoded.frames == (Frame(payload),)
 
 
 def test_the_handshake_opens_a_session() -> None:
-    (opening,) = [packets.encode_open({"sid": "a", "pingInterval": 25_000})]
+    (opening,) = packets.encode_open({"sid": "a", "pingInterval": 25_000}).frames
     assert json.loads(opening.payload.removeprefix(b"0")) == {"sid": "a", "pingInterval": 25_000}
 
 

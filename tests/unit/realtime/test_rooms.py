@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.realtime.packet_log import Stay
 from server.realtime.rooms import Rooms
 
 NAMES = st.sampled_from("abcd")
@@ -48,6 +49,22 @@ def test_nothing_is_kept_of_who_left_everything() -> None:
     rooms.leave(2, "b")
     assert not rooms._members
     assert not rooms._rooms
+
+
+def test_what_a_member_entered_with_is_known_until_it_leaves() -> None:
+    rooms: Rooms[int] = Rooms()
+    first, second, others = Stay(since=1), Stay(since=2), Stay(since=3)
+    rooms.enter(1, "a", first)
+    rooms.enter(1, "b", second)
+    rooms.enter(1, "plain")
+    rooms.enter(2, "a", others)
+    assert rooms.stays_of(1) == {"a": first, "b": second}
+    assert [rooms.has(1, room) for room in ("a", "plain", "c")] == [True, True, False]
+    assert [rooms.leave(1, room) for room in ("a", "a", "c", "plain")] == [first, None, None, None]
+    assert not rooms.has(1, "a")
+    assert rooms.leave_all(1) == {"b": second}
+    assert (rooms.stays_of(1), rooms.leave_all(1)) == ({}, {})
+    assert rooms.stays_of(2) == {"a": others}
 
 
 class Counting:

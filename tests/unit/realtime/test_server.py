@@ -44,7 +44,7 @@ async def test_a_packet_is_encoded_once_for_all(site: Site, monkeypatch: pytest.
     calls = []
     encode_event = packets.encode_event
 
-    def counted(namespace: str, event: str, data: object) -> list[packets.Frame]:
+    def counted(namespace: str, event: str, data: object) -> packets.EventPacket:
         calls.append(event)
         return encode_event(namespace, event, data)
 
@@ -54,6 +54,54 @@ async def test_a_packet_is_encoded_once_for_all(site: Site, monkeypatch: pytest.
     for socket in sockets:
         assert await socket.receive() == '42/chat,["hi",{}]'
     assert calls == ["hi"]
+
+
+async def recoverable(site: Site, *rooms: str) -> tuple[Socket, str]:
+    """A member that asked for recovery, and its sid."""
+    socket = await site.socket()
+    await socket.send('40/chat,{"recovery":true,"user":"ana"}')
+    sid = (await socket.receive_packet("40/chat,"))["sid"]
+    for number, room in enumerate(rooms):
+        await socket.send(f'42/chat,{number}["join","{room}"]')
+        assert await socket.receive() == f'43/chat,{number}["{room}"]'
+    return socket, sid
+
+
+async def test_events_are_kept_only_while_somebody_may_ask_for_them(site: Site) -> None:
+    recovery = site.server.namespaces["/chat"].recovery
+    plain = await member(site, "a")
+    site.emit("one", {}, "a")
+    assert recovery.log.head == 0
+    socket, _ = await recoverable(site, "a")
+    for event, volatile in (("two", False), ("three", True), ("four", False)):
+        site.emit(event, {}, "a", volatile=volatile)
+    site.emit("nobody is there now", {}, "b")
+    site.emit("nobody will ask for it", {}, "b", volatile=True)
+    assert recovery.log.head == 3
+    heard = [await socket.receive() for _ in range(3)]
+    assert heard == [
+        f'42/chat,["two",{{}},"{recovery.offset(1)}"]',
+        f'42/chat,["three",{{}},"{recovery.offset(1)}"]',
+        f'42/chat,["four",{{}},"{recovery.offset(2)}"]',
+    ]
+    for event in ("one", "two", "three", "four"):
+        assert await plain.receive() == f'42/chat,["{event}",{{}}]'
+    await socket.send("41/chat,")
+    await site.application.until("disconnected")
+    site.emit("five", {}, "a")
+    assert (recovery.log.head, recovery.log.dropped) == (3, 3)
+
+
+async def test_a_connection_that_is_away_is_listed_until_it_is_forgotten(site: Site) -> None:
+    sockets, sids = zip(*[await recoverable(site) for _ in range(3)], strict=True)
+    site.server.forget("/chat", sids[0])
+    for socket in sockets:
+        await socket.websocket.close()
+    await site.application.until("disconnected", count=3)
+    assert set(site.server.away("/chat", "ana")) == {sids[1], sids[2]}
+    assert site.server.away("/chat", "somebody") == []
+    site.server.forget("/chat", sids[1])
+    assert site.server.away("/chat", "ana") == [sids[2]]
 
 
 async def test_an_emit_names_its_rooms(site: Site) -> None:
@@ -152,7 +200,9 @@ async def test_close_cancels_what_does_not_end_and_the_end_is_still_told(
         socket = await site.connected()
         await socket.send('42/chat,["wait"]')
         await site.application.until("event")
+        closed = asyncio.create_task(socket.closed())
         await site.server.close()
+        assert await closed == 1000
         assert site.application.named("waited") == []
         assert site.application.named("disconnected") == [("server shutting down",)]
         assert site.is_empty()

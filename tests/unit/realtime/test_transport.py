@@ -1,105 +1,15 @@
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import chain
-from typing import Any
 
 import pytest
-from aiohttp import ClientSession, WSServerHandshakeError, web
+from aiohttp import WSServerHandshakeError
 from msgspec.structs import replace
 
-from server.realtime.packets import Frame, InvalidPacketError
-from server.realtime.session import Options, Reason
-from server.realtime.transport import Engine, Transport
-from tests.conformance.wire import TIMEOUT_S, Poller, Socket, eventually
-
-OPTIONS = Options(max_packet_bytes=1_000)
-
-
-class Echo:
-    """A receiver that sends back what it gets, except `4invalid`; it is full while there is no room."""
-
-    def __init__(self, transport: Transport) -> None:
-        self.transport = transport
-        self.frames: list[Frame] = []
-        self.ended: asyncio.Future[Reason] = asyncio.get_running_loop().create_future()
-        self.room = asyncio.Event()
-        self.room.set()
-
-    @property
-    def is_full(self) -> bool:
-        return not self.room.is_set()
-
-    async def wait_for_room(self) -> None:
-        await self.room.wait()
-
-    def received(self, frame: Frame) -> None:
-        if frame.payload == b"4invalid":
-            raise InvalidPacketError("invalid")
-        self.frames.append(frame)
-        self.transport.send([frame])
-
-    def closed(self, reason: Reason) -> None:
-        self.ended.set_result(reason)
-        self.room.set()
-
-
-class EngineSite:
-    """An engine that echoes, and clients of it."""
-
-    def __init__(self, options: Options) -> None:
-        self.engine = Engine(options, self._accept)
-        self.echoes: list[Echo] = []
-        self.http: ClientSession
-        self.url = ""
-
-    def _accept(self, transport: Transport) -> Echo:
-        self.echoes.append(Echo(transport))
-        return self.echoes[-1]
-
-    async def poller(self) -> Poller:
-        async with self.http.get(f"{self.url}?EIO=4&transport=polling") as response:
-            text = await response.text()
-        sid = self.echoes[-1].transport.sid
-        assert f'"sid":"{sid}"' in text
-        return Poller(self.http, self.url, {"sid": sid})
-
-    async def socket(self, *, sid: str | None = None) -> Socket:
-        suffix = f"&sid={sid}" if sid else ""
-        socket = Socket(await self.http.ws_connect(f"{self.url}?EIO=4&transport=websocket{suffix}"))
-        if sid is None:
-            socket.handshake = await socket.receive_packet("0")
-        return socket
-
-    async def status(self, method: str, query: str, **request: Any) -> int:
-        async with self.http.request(method, f"{self.url}{query}", **request) as response:
-            return response.status
-
-    async def reason(self) -> str:
-        """Why the last session ended; nothing is left of it."""
-        reason = await asyncio.wait_for(self.echoes[-1].ended, TIMEOUT_S)
-        await eventually(lambda: not self.engine._transports)
-        return reason.value
-
-
-@asynccontextmanager
-async def running(options: Options = OPTIONS) -> AsyncIterator[EngineSite]:
-    site = EngineSite(options)
-    app = web.Application()
-    app.router.add_route("*", "/socket.io/", site.engine.handle)
-    runner = web.AppRunner(app, shutdown_timeout=1, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0]
-    site.url = f"http://{host}:{port}/socket.io/"
-    async with ClientSession() as site.http:
-        try:
-            yield site
-        finally:
-            for echo in site.echoes:
-                echo.transport.abort(Reason.SHUTDOWN)
-            await site.engine.close()
-            await runner.cleanup()
+from server.realtime.packets import Frame, encoded
+from server.realtime.session import Reason
+from tests.conformance.wire import eventually
+from tests.unit.realtime.engine_site import OPTIONS, EngineSite, running
 
 
 @pytest.fixture
@@ -176,7 +86,7 @@ async def test_a_request_may_carry_any_number_of_frames_and_an_answer_16(site: E
 async def test_all_that_was_queued_is_polled_before_the_session_is_over(site: EngineSite) -> None:
     poller = await site.poller()
     transport = site.echoes[0].transport
-    transport.send([Frame(b"4x")] * 20)
+    transport.send(encoded(*[Frame(b"4x")] * 20))
     transport.close(Reason.FORCED_CLOSE)
     assert await poller.poll() == ["4x"] * 16
     assert await poller.poll() == ["4x"] * 4
@@ -281,32 +191,10 @@ async def test_reading_stops_while_the_receiver_is_full(site: EngineSite) -> Non
     assert [await socket.receive(), await socket.receive()] == ["4a", "4b"]
 
 
-async def test_a_slow_consumer_is_cut_off() -> None:
-    async with running(replace(OPTIONS, max_buffer_bytes=1_000_000)) as site:
-        socket = await site.socket()
-        transport = site.echoes[0].transport
-        while transport.is_open:
-            transport.send([Frame(bytes(500_000), is_binary=True)])
-            await asyncio.sleep(0)
-        assert await site.reason() == "slow consumer"
-        assert await socket.closed() == 1006
-
-
-async def test_closing_waits_for_no_client_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.realtime.session.LINGER_S", 0.1)
-    async with running(replace(OPTIONS, max_buffer_bytes=100_000_000)) as site:
-        socket = await site.socket()
-        transport = site.echoes[0].transport
-        transport.send([Frame(bytes(1_000_000), is_binary=True)] * 50)
-        transport.close(Reason.PING_TIMEOUT)
-        assert await site.reason() == "ping timeout"
-        assert await socket.closed() == 1006
-
-
 async def test_close_sends_what_is_queued_and_waits_for_the_next_poll(site: EngineSite) -> None:
     poller = await site.poller()
     transport = site.echoes[0].transport
-    transport.send([Frame(b"4last")])
+    transport.send(encoded(Frame(b"4last")))
     closing = asyncio.create_task(site.engine.close())
     await asyncio.sleep(0)
     assert await poller.post("4too late") == (200, "ok")

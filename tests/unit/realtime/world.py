@@ -7,6 +7,7 @@ from typing import Any
 from server.realtime import packets
 from server.realtime.connection import Connection
 from server.realtime.packets import Frame, Packet
+from server.realtime.recovery import Recovery
 from server.realtime.rooms import Rooms
 from server.realtime.session import Options, Reason, Session
 from tests.conformance.wire import Recorder
@@ -25,8 +26,15 @@ class World:
         self.session = Session("the request", options, lambda _: None)
         self.session.receiver = self
         self.rooms: Rooms[Connection] = Rooms()
+        self.recovery = Recovery(options.recovery, ping_s=1)
         self.connection = Connection(
-            "/chat", self.session, application=application, rooms=self.rooms, options=options, owner=self
+            "/chat",
+            self.session,
+            application=application,
+            rooms=self.rooms,
+            recovery=self.recovery,
+            options=options,
+            owner=self,
         )
 
     # The session's receiver.

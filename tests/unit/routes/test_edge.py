@@ -148,6 +148,56 @@ async def test_a_site_may_always_ask_itself(
         assert response.status == status
 
 
+LOOPBACK = ("127.0.0.0/8",)
+
+
+@pytest.mark.parametrize(
+    ("proxies", "proto", "origin", "status"),
+    [
+        # Whoever is in front terminates TLS and is not known here: only the host can be compared.
+        ((), None, "https://chat.example.org", 200),
+        ((), None, "http://chat.example.org", 200),
+        ((), "https", "http://chat.example.org", 200),
+        (LOOPBACK, None, "https://chat.example.org", 200),
+        (LOOPBACK, None, "http://chat.example.org", 200),
+        (LOOPBACK, "https", "https://chat.example.org", 200),
+        (LOOPBACK, "https", "http://chat.example.org", 403),
+        (LOOPBACK, "HTTPS , http", "http://chat.example.org", 403),
+        (LOOPBACK, "http", "http://chat.example.org", 200),
+        # No page over TLS is less safe than its server, and an inner proxy may well say http.
+        (LOOPBACK, "http", "https://chat.example.org", 200),
+        (LOOPBACK, "wss", "http://chat.example.org", 403),
+        (LOOPBACK, "", "http://chat.example.org", 200),
+    ],
+)
+async def test_a_page_without_tls_is_another_site_where_the_site_is_known_to_have_it(
+    site: Site, tmp_path: Path, proxies: tuple[str, ...], proto: str | None, origin: str, status: int
+) -> None:
+    headers = {"Host": "chat.example.org", "Origin": origin}
+    if proto is not None:
+        headers["X-Forwarded-Proto"] = proto
+    async with (
+        open_client(site, tmp_path, trusted_proxies=proxies) as client,
+        client.get(HANDSHAKE, headers=headers) as response,
+    ):
+        shown = response.headers.get("Access-Control-Allow-Origin")
+        assert (response.status, shown) == (status, origin if status == 200 else None)
+
+
+async def test_what_is_refused_is_logged_with_what_it_was_compared_with_and_the_remedy(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A proxy that does not pass the Host on is the common reason."""
+    headers = {"Host": "127.0.0.1:8080", "Origin": "https://chat.example.org"}
+    async with open_client(site, tmp_path) as client:
+        for _ in range(3):
+            assert (await error(client, "GET", HANDSHAKE, headers=headers))[0] == 403
+    (line,) = [record.msg for record in caplog.records if "origin.refused" in str(record.msg)]
+    assert isinstance(line, dict)
+    assert (line["origin"], line["host"]) == ("https://chat.example.org", "127.0.0.1:8080")
+    assert (line["add_to"], line["left_out"]) == ("server.allowed_origins", 0)
+
+
 async def test_localhost_is_an_origin_in_development_alone(site: Site, tmp_path: Path) -> None:
     async with open_client(site, tmp_path, allows_localhost=True) as client:
         for origin, status in (
@@ -226,21 +276,26 @@ async def test_a_handshake_is_turned_away_while_others_are_served(tmp_path: Path
         assert backend.handshakes == 1
 
 
-async def test_an_address_connects_so_often_a_minute(site: Site, tmp_path: Path) -> None:
+async def test_an_address_connects_so_often_a_minute(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rules: dict[str, Any] = {"connections_per_min": 2, "trusted_proxies": ("127.0.0.0/8",)}
     async with open_backend(site, tmp_path, **rules) as (backend, client):
 
         async def statuses(address: str, path: str = HANDSHAKE) -> list[int]:
             headers = {"X-Forwarded-For": address}
-            answers = [await client.get(path, headers=headers) for _ in range(3)]
+            answers = [await client.get(path, headers=headers) for _ in range(4)]
             limited = [each for each in answers if each.status == 429]
             assert all(1 <= int(each.headers["Retry-After"]) <= 60 for each in limited)
             return [each.status for each in answers]
 
-        assert await statuses("198.51.100.1") == [200, 200, 429]
-        assert await statuses("198.51.100.2") == [200, 200, 429]
-        assert await statuses("198.51.100.1", f"{HANDSHAKE}&sid=1") == [200, 200, 200]
-        assert backend.handshakes == 7
+        assert await statuses("198.51.100.1") == [200, 200, 429, 429]
+        assert await statuses("198.51.100.2") == [200, 200, 429, 429]
+        assert await statuses("198.51.100.1", f"{HANDSHAKE}&sid=1") == [200] * 4
+        assert backend.handshakes == 8
+    lines = [record.msg for record in caplog.records if "conn.refused" in str(record.msg)]
+    addresses = [line["address"] for line in lines if isinstance(line, dict)]
+    assert addresses == ["198.51.100.1", "198.51.100.2"]
 
 
 def test_what_is_not_http_leaves_no_trace_in_the_log() -> None:

@@ -5,6 +5,7 @@ import pytest
 from yarl import URL
 
 from server.events import VERSION
+from server.routes.system import System
 from tests.services import Clock, Site, SiteRules
 from tests.unit.routes.world import Client, answer, open_client
 
@@ -63,6 +64,30 @@ async def test_the_web_client_is_served(client: Client) -> None:
         async with client.get(path) as response:
             assert (response.status, kind in response.headers["Content-Type"]) == (200, True)
             assert text in await response.text()
+
+
+async def test_the_test_page_is_served_in_development_alone(
+    site: Site, client: Client, tmp_path: Path
+) -> None:
+    static = tmp_path / "static"
+    (static / "test-chat.html").write_text("two panes")
+    assert (await answer(client, "GET", "/test-chat/lobby"))[0] == 404
+    async with (
+        open_client(site, static, has_test_page=True) as developing,
+        developing.get("/test-chat/any room") as page,
+    ):
+        assert (page.status, await page.text()) == (200, "two panes")
+
+
+@pytest.mark.parametrize("has_client", [True, False])
+def test_a_missing_socketio_client_is_told_at_the_start(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture, *, has_client: bool
+) -> None:
+    (tmp_path / "vendor").mkdir()
+    if has_client:
+        (tmp_path / "vendor" / "socket.io.esm.min.js").touch()
+    System(site.health, tmp_path, started_at="", features=[], has_test_page=False)
+    assert ("web.client_missing" in caplog.text) is not has_client
 
 
 @pytest.mark.parametrize(

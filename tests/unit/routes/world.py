@@ -37,11 +37,17 @@ def make_edge(
 class Backend:
     """What a test may look at: `handshakes` counts the requests that got through to Socket.IO."""
 
-    def __init__(self, site: Site, edge: Edge, api: Api, static: Path) -> None:
+    def __init__(self, site: Site, edge: Edge, api: Api, static: Path, *, has_test_page: bool) -> None:
         self.handshakes = 0
         self.api = api
         self.app = web.Application(middlewares=[edge.middleware], client_max_size=65_536)
-        system = System(site.health, static, started_at="2026-02-01T10:30:00.000Z", features=["accounts"])
+        system = System(
+            site.health,
+            static,
+            started_at="2026-02-01T10:30:00.000Z",
+            features=["accounts"],
+            has_test_page=has_test_page,
+        )
         self.app.add_routes([*api.routes(), *system.routes()])
         self.app.router.add_route("*", SOCKETIO_PATH, self._handshake)
         self.app.router.add_get("/api/bug", self._bug)
@@ -61,6 +67,7 @@ async def open_backend(
     *,
     rates: Mapping[str, Rate] | None = None,
     logins_per_min: int | None = None,
+    has_test_page: bool = False,
     **edge: Any,
 ) -> AsyncIterator[tuple[Backend, Client]]:
     """Serve for the length of a block."""
@@ -68,7 +75,7 @@ async def open_backend(
     made = make_edge(site, **edge)
     rules = ApiRules(rates=rates, logins_per_min=logins_per_min)
     api = Api(site.accounts, site.rooms, site.messages, site.presence, made, RateLimiter(), rules)
-    backend = Backend(site, made, api, static)
+    backend = Backend(site, made, api, static, has_test_page=has_test_page)
     async with TestClient(TestServer(backend.app)) as client:
         yield backend, client
 

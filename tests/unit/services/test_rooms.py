@@ -93,7 +93,7 @@ async def test_a_room_that_breaks_a_rule_is_not_made(
     people: Site, wanted: CreateRoom, refusal: tuple[type[ChatError], str]
 ) -> None:
     assert await why(people.rooms.create("juan", wanted)) == refusal
-    assert await people.rooms.room_ids("juan") == set()
+    assert await people.rooms.incarnations("juan") == {}
 
 
 async def test_two_people_have_one_direct_room_whoever_asks_first(people: Site) -> None:
@@ -252,7 +252,7 @@ async def test_a_deleted_room_is_gone_for_everybody(people: Site) -> None:
     ]
     for refused in (people.rooms.get("juan", room_id), people.rooms.join("eva", room_id)):
         assert (await why(refused))[0] is NotFoundError
-    assert await people.rooms.room_ids("ana") == set()
+    assert await people.rooms.incarnations("ana") == {}
     assert (await people.rooms.public("ana", "", "", 10))[0] == []
 
 
