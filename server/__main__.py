@@ -40,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "asyncapi":
         print(msgspec.json.format(msgspec.json.encode(document()), indent=2).decode())
         return _OK
+    warning = find_environment_warning(os.environ)
+    if warning is not None and options.command == "check-config":
+        print(f"warning: {warning}", file=sys.stderr)
     try:
         settings = load(Path(options.config) if options.config else None, _environment(options))
         if options.command == "check-config":
@@ -52,7 +55,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "token":
         return _token(settings, secret, options.user)
     configure(settings.log)
-    warning = find_environment_warning(os.environ)
     if warning is not None:
         get_logger(__name__).warning("settings.ignored", detail=warning)
     return _run_loop(_serve(settings, secret))

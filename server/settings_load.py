@@ -305,6 +305,8 @@ def _converted(
         yield option.key, msgspec.convert(value, option.hint, dec_hook=_to_secret)
     except msgspec.ValidationError:
         problems.append(Problem(key=option.key, message=f"expected {_expected(option.kind)}{source}"))
+    except UnicodeError:
+        problems.append(Problem(key=option.key, message=f"is not UTF-8 text{source}"))
 
 
 def _to_secret(_type: type, value: object) -> Secret:

@@ -1,8 +1,10 @@
 """The HTTP API: the same use cases as the events, for those who have no socket."""
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -12,6 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from server import events, views
 from server.domain.errors import InvalidError, RateLimitedError, TooLargeError
 from server.domain.ratelimit import Rate, RateLimiter
+from server.domain.rules import find_bad_text
 from server.services.accounts import AccountService, Identity
 from server.services.messages import MessageService
 from server.services.presence import PresenceService
@@ -278,10 +281,19 @@ async def _body(request: web.Request, shape: type[Shape], **path: str) -> Shape:
     try:
         body = msgspec.json.decode(raw) if raw else {}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        _refuse_bad_text(raw, shape)
         raise InvalidError("the body is not JSON") from None
     if not isinstance(body, dict):
         raise InvalidError("the body is one object")
     return _with_path(body, path, shape)
+
+
+def _refuse_bad_text(raw: bytes, shape: type[Struct]) -> None:
+    """JSON may escape half a surrogate pair. Then raises InvalidError with the field, as an event does."""
+    with suppress(ValueError, RecursionError):
+        body = json.loads(raw)
+        if isinstance(body, dict) and find_bad_text(body) is not None:
+            events.decode(body, shape)
 
 
 def _query(request: web.Request, shape: type[Shape], **path: str) -> Shape:

@@ -16,6 +16,7 @@ from server.domain.errors import (
     TokenInvalidError,
     TokenRevokedError,
     UnauthenticatedError,
+    UnavailableError,
 )
 from server.domain.models import Login, User
 from server.domain.rules import (
@@ -36,6 +37,7 @@ from server.views import UserUpdated, UserView
 
 _MOST_AVATAR_CHARS = 2_048
 _USERNAME_TRIES = 6
+_MOST_UNANSWERED = 1_000
 
 
 class Identity(Struct, frozen=True, kw_only=True):
@@ -84,6 +86,8 @@ class AccountService:
         self._refresh_ttl_ms = refresh_ttl_s * 1000
         self._refresh_grace_ms = refresh_grace_s * 1000
         self._clock = clock
+        # The ids of the accounts whose registration was answered `unavailable`: they may be there by now.
+        self._unanswered: dict[str, None] = {}
 
     async def authenticate(self, token: str | None) -> Identity:
         """Who the access token stands for; a user first seen is created from its claims.
@@ -97,19 +101,24 @@ class AccountService:
         return Identity(user=user, login_id=claims.login_id, expires_at=claims.expires_at)
 
     async def register(self, username: str, password: str, display_name: str | None) -> Signed:
-        """Create an account and sign it in. Raises ConflictError when the username is taken."""
+        """Create an account and sign it in. Raises ConflictError when the username is taken.
+
+        Who was answered `unavailable` may repeat it here, with the same password.
+        """
         self._require_accounts()
         name = checked_username(username)
         shown = checked_display_name(display_name if display_name is not None else username)
         user = User(
             id=BUILT_IN_USER_PREFIX + uuid4().hex, username=name, display_name=shown, created_at=self._clock()
         )
-        password_hash = await self._passwords.hash(password)
         try:
-            created = await self._store.create_user(user, password_hash)
-        except UsernameTakenError:
-            raise ConflictError("this username is taken", field="username") from None
-        return await self._sign_in(created)
+            user = await self._create_or_find(user, password)
+            return await self._sign_in(user)
+        except UnavailableError:
+            self._unanswered[user.id] = None
+            if len(self._unanswered) > _MOST_UNANSWERED:
+                del self._unanswered[next(iter(self._unanswered))]
+            raise
 
     async def login(self, username: str, password: str) -> Signed:
         """Sign in. Raises UnauthenticatedError, the same for an unknown name and a wrong password."""
@@ -185,6 +194,20 @@ class AccountService:
     def _require_accounts(self) -> None:
         if not self._has_accounts:
             raise ForbiddenError("this site signs people in elsewhere")
+
+    async def _create_or_find(self, user: User, password: str) -> User:
+        """The new account, or the one that an unanswered registration made."""
+        password_hash = await self._passwords.hash(password)
+        try:
+            return await self._store.create_user(user, password_hash)
+        except UsernameTakenError:
+            found = await self._store.find_credentials(user.username)
+        # The password is tried once, and only for such an account: or guessing would have a second door.
+        if found is not None and found[0].id in self._unanswered:
+            del self._unanswered[found[0].id]
+            if await self._passwords.verify(password, found[1]):
+                return found[0]
+        raise ConflictError("this username is taken", field="username")
 
     async def _built_in_user(self, claims: Claims) -> User:
         if not self._has_accounts:

@@ -1,5 +1,6 @@
 """Who is online and who is typing, and who is told of it."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -48,6 +49,8 @@ class PresenceService:
         self._clock = clock
         self._left_at: dict[str, int] = {}
         self._gone: dict[str, int] = {}
+        # Whose status others do not know, since it could not be told: the next tick tells it.
+        self._untold: set[str] = set()
 
     async def arrive(self, user: User, connection_id: str) -> None:
         """A connection of the user begins."""
@@ -84,17 +87,35 @@ class PresenceService:
         for typing in await self._ephemeral.reap_typing():
             with suppress(ChatError):  # whoever sees it typing drops it soon, too
                 await self._tell_typing(typing, is_typing=False)
-        # Named once by the reaper, and kept until it is told: the store may be away.
+        # Named once by the reaper, and kept until it is stored and told: the store may be away.
         for user_id in await self._ephemeral.reap():
             self._gone[user_id] = self._left_at.pop(user_id, self._clock())
-        if not self._gone:
-            return
-        await self._users.set_last_seen(list(self._gone.items()))
-        for user in (await self._users.find_users(list(self._gone))).values():
-            await self._tell_status(user, is_online=False)
-        self._gone.clear()
+            self._untold.add(user_id)
+        if self._gone:
+            await self._users.set_last_seen(list(self._gone.items()))
+            self._gone.clear()
+        if self._untold:
+            await self._tell_untold()
+
+    async def _tell_untold(self) -> None:
+        untold = list(self._untold)
+        users = await self._users.find_users(untold)
+        self._untold -= set(untold) - users.keys()
+        online = await self._ephemeral.online(set(users))
+        for user in users.values():
+            if user.id in self._untold:  # else somebody has told it meanwhile
+                await self._tell_status(user, is_online=user.id in online)
 
     async def _tell_status(self, user: User, *, is_online: bool) -> None:
+        """Tell it now, or by the next tick when this fails."""
+        self._untold.discard(user.id)
+        try:
+            await self._try_to_tell_status(user, is_online=is_online)
+        except (ChatError, asyncio.CancelledError):
+            self._untold.add(user.id)
+            raise
+
+    async def _try_to_tell_status(self, user: User, *, is_online: bool) -> None:
         """Tell it, unless it has ceased to be so while this was read: then who changed it tells."""
         room_ids = [each.room.id for each in await self._rooms.memberships(user.id)]
         counts = await self._directory.member_counts(room_ids)
@@ -116,5 +137,5 @@ class PresenceService:
             room_id=typing.room_id, user_id=user.id, username=user.username, is_typing=is_typing
         )
         await self._publisher.publish(
-            Tell(event="typing_status", data=data, rooms=frozenset([typing.room_id]))
+            Tell(event="typing_status", data=data, rooms=frozenset([typing.room_id]), volatile=True)
         )

@@ -362,6 +362,7 @@ async def test_unknown_fields_and_a_body_that_contradicts_the_path_are_invalid(a
         ("POST", f"{path}/messages", {"content": "a", "room_id": "other"}, "room_id"),
         ("POST", f"{path}/messages", {"content": "a", "to_user_id": "gil"}, "room_id"),
         ("POST", f"{path}/messages", {"content": ""}, "content"),
+        ("POST", f"{path}/messages", {"content": "\ud800"}, "content"),
     ):
         assert await refused(api, method, where, body, user="eva") == (422, "invalid", field), (where, body)
     assert (await ok(api, "GET", f"{path}/messages", user="eva"))["messages"] == []

@@ -223,6 +223,21 @@ async def test_check_config_says_everything_that_is_wrong_at_once(tmp_path: Path
     assert (await command("check-config", folder=ROOT))[:2] == (0, "the configuration is fine\n")
 
 
+async def test_check_config_names_the_variables_that_set_nothing(tmp_path: Path) -> None:
+    """Beside the errors too: a name mistyped like this is often why something else is wrong."""
+    stray = {"TERTULIA_PORT": "hunter2", "TERTULIA_SERVICE_HOST": "10.0.0.1", "TERTULIA_TEST_ANYTHING": "1"}
+    code, printed, complained = await command("check-config", folder=tmp_path, env=stray)
+    assert (code, printed) == (0, "the configuration is fine\n")
+    (line,) = complained.splitlines()
+    assert line.startswith("warning: ")
+    assert line.endswith(": TERTULIA_PORT, TERTULIA_SERVICE_HOST")
+    env = {**stray, "TERTULIA_SERVER__PORT": "many"}
+    code, printed, complained = await command("check-config", folder=tmp_path, env=env)
+    assert (code, printed, len(complained.splitlines())) == (2, "", 2)
+    assert line in complained
+    assert "hunter2" not in complained
+
+
 async def test_a_token_is_given_in_development_alone_and_is_accepted(tmp_path: Path) -> None:
     code, printed, complained = await command("token", "--user", "eva", folder=tmp_path)
     assert (code, printed) == (1, "")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.settings import Settings, masked
@@ -168,6 +168,7 @@ TREES = st.recursive(
 
 
 @given(tree=TREES)
+@example(tree={"server": {"port": "\U00010000"}})  # JSON escapes it as two halves, which YAML takes for two
 def test_no_tree_breaks_the_loader(tmp_path_factory: pytest.TempPathFactory, tree: object) -> None:
     path = tmp_path_factory.getbasetemp() / "tree.yaml"
     path.write_text(json.dumps(tree), encoding="utf-8")

@@ -6,6 +6,7 @@ import pytest
 
 from server.domain.errors import NotFoundError, UnavailableError
 from server.events import TypingPayload
+from server.services.notices import Notice
 from server.services.views import iso
 from server.views import TypingStatus, UserStatus
 from tests import builders
@@ -77,19 +78,22 @@ async def test_who_comes_back_within_the_grace_was_never_away(site: Site, room_i
     assert statuses(site) == [("juan", "online")]
 
 
-async def test_who_comes_back_as_the_grace_ends_is_told_last_to_be_online(site: Site, room_id: str) -> None:
+@pytest.mark.parametrize("method", ["set_last_seen", "find_users"])
+async def test_who_comes_back_as_the_grace_ends_is_told_last_to_be_online(
+    site: Site, room_id: str, method: str
+) -> None:
     assert room_id
     juan = builders.user("juan")
     await site.presence.arrive(juan, "1")
     await site.presence.leave("juan", "1")
     site.clock.advance(5)
-    gate = hold_answer(site.storage, "set_last_seen")
+    gate = hold_answer(site.storage, method)
     ticking = asyncio.create_task(site.presence.tick())
     await gate.reached()
     await site.presence.arrive(juan, "2")
     gate.open()
     await ticking
-    assert statuses(site)[-1] == ("juan", "online")
+    assert statuses(site) == [("juan", "online")] * 2
     assert (await site.accounts.me("juan")).status == "online"
 
 
@@ -104,6 +108,87 @@ async def test_nobody_is_left_online_by_a_store_that_was_away(site: Site, room_i
     mend()
     await site.presence.tick()
     assert statuses(site) == [("juan", "online"), ("juan", "offline")]
+
+
+@pytest.mark.parametrize("part", ["storage.memberships", "publisher.publish"])
+async def test_who_came_while_it_could_not_be_told_is_told_of_later(
+    site: Site, room_id: str, part: str
+) -> None:
+    """Their connection failed, and the next one within the grace is not the first."""
+    assert room_id
+    juan, (owner, method) = builders.user("juan"), part.split(".")
+    mend = break_(getattr(site, owner), method)
+    with pytest.raises(UnavailableError):
+        await site.presence.arrive(juan, "1")
+    await site.presence.leave("juan", "1")
+    await site.presence.arrive(juan, "2")
+    with pytest.raises(UnavailableError):
+        await site.presence.tick()
+    mend()
+    for _ in range(2):
+        await site.presence.tick()
+    assert statuses(site) == [("juan", "online")]
+
+
+async def test_who_left_while_they_came_is_told_of_when_they_are_back(site: Site, room_id: str) -> None:
+    assert room_id
+    juan = builders.user("juan")
+    gate = hold_answer(site.storage, "memberships")
+    coming = asyncio.create_task(site.presence.arrive(juan, "1"))
+    await gate.reached()
+    coming.cancel()
+    await asyncio.gather(coming, return_exceptions=True)
+    await site.presence.leave("juan", "1")
+    await site.presence.arrive(juan, "2")
+    await site.presence.tick()
+    assert statuses(site) == [("juan", "online")]
+
+
+async def test_who_came_and_went_untold_is_not_told_to_be_online(site: Site, room_id: str) -> None:
+    assert room_id
+    mend = break_(site.publisher, "publish")
+    with pytest.raises(UnavailableError):
+        await site.presence.arrive(builders.user("juan"), "1")
+    mend()
+    await site.presence.leave("juan", "1")
+    site.clock.advance(5)
+    await site.presence.tick()
+    assert statuses(site) == [("juan", "offline")]
+    assert not site.presence._untold
+
+
+async def test_an_account_that_is_gone_is_not_told_of(site: Site) -> None:
+    await site.presence.arrive(builders.user("ghost"), "1")
+    await site.presence.leave("ghost", "1")
+    site.clock.advance(5)
+    await site.presence.tick()
+    assert not site.presence._untold
+
+
+async def test_of_several_who_went_each_is_told_once_although_one_could_not_be(
+    site: Site, room_id: str
+) -> None:
+    assert room_id
+    for user_id in ("juan", "ana"):
+        await site.presence.arrive(builders.user(user_id), user_id)
+        await site.presence.leave(user_id, user_id)
+    site.clock.advance(5)
+    site.publisher.forget()
+    publish, told = site.publisher.publish, 0
+
+    async def once(*notices: Notice) -> None:
+        nonlocal told
+        told += 1
+        if told == 2:
+            raise UnavailableError("the others cannot be told")
+        await publish(*notices)
+
+    site.publisher.publish = once  # type: ignore[method-assign]  # fails in between, which break_ cannot
+    with pytest.raises(UnavailableError):
+        await site.presence.tick()
+    for _ in range(2):
+        await site.presence.tick()
+    assert sorted(statuses(site)) == [("ana", "offline"), ("juan", "offline")]
 
 
 async def test_typing_is_told_until_it_ends_by_itself_or_is_ended(site: Site, room_id: str) -> None:
