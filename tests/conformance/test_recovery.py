@@ -214,8 +214,6 @@ async def test_who_stays_away_for_too_long_begins_anew() -> None:
         client = Returning(site)
         await client.come()
         await lost(site, client)
-        assert await client.come()
-        await lost(site, client)
         site.emit("said", 1, "r")
         await eventually(lambda: not site.server.away("/chat", "ana"))
         assert not await client.come()
