@@ -66,9 +66,12 @@ export function finder(label, search, nothing = t("no_match")) {
     const items = await search(query).catch((error) => [problemItem(error)]);
     if (mine !== asked) return;
     reconcile(results, items);
+    results.inert = false;
     told.textContent = items.length > 0 ? "" : (query === "" ? nothing : t("no_match"));
   };
   const input = h("input", { type: "search", "aria-label": label, placeholder: label, maxlength: 64, oninput: () => {
+    // What was found for less is about to go: nobody is to press it in that moment.
+    results.inert = true;
     clearTimeout(timer);
     timer = setTimeout(() => look(input.value.trim()), SEARCH_AFTER_MS);
   } });

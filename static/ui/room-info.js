@@ -8,6 +8,7 @@ import { menuItem, openMenu } from "./menu.js";
 import { peopleFinder } from "./new-conversation.js";
 
 const PAGE = 50;
+const ROW_PX = 56;
 const RANK = { member: 0, admin: 1, owner: 2 };
 
 /** Show it for a group or public room; `openRoom(id)` goes to another conversation. */
@@ -45,6 +46,8 @@ class RoomInfo {
     dialog.addEventListener("close", () => client.removeEventListener("rooms", this.#onRooms));
     this.#drawHead();
     this.#drawTools();
+    // The place of those who are being loaded, so that what is below stays where it is.
+    this.#list.style.minHeight = `${Math.min(this.#count, PAGE) * ROW_PX}px`;
   }
 
   get #room() {
@@ -67,6 +70,7 @@ class RoomInfo {
       this.#next = next;
       this.#more.hidden = !next;
       this.#noteOwnRole();
+      this.#list.style.minHeight = "";
       reconcile(this.#list, this.#members.map((member) => ({
         key: member.user.id,
         version: JSON.stringify([member.user, member.role]),

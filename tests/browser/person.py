@@ -161,8 +161,7 @@ class Person(Account):
         for each in members:
             await dialog.get_by_role("searchbox").fill(each.username)
             await dialog.get_by_role("button").filter(has_text=each.username).click()
-        # By the keyboard: the list of people may still move the button under a pointer.
-        await dialog.get_by_role("button", name="Create group").press("Enter")
+        await dialog.get_by_role("button", name="Create group").click()
         await expect(self.page.locator(".conversation h2")).to_have_text(name)
 
     async def join(self, name: str) -> None:

@@ -83,7 +83,7 @@ async def test_a_removed_member_sees_the_room_go(people: People) -> None:
     await juan.open("Gazpacho")
     await ana.open("Gazpacho")
     await ana.button("About this room").click()
-    await ana.button("Delete this room").press("Enter")
+    await ana.button("Delete this room").click()
     await ana.confirm("Delete this room with")
     await expect(juan.notice).to_contain_text("This room was deleted.")
     await expect(juan.rooms).to_have_count(0)

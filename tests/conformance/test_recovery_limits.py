@@ -5,10 +5,11 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from aiohttp import ClientSession, WSMsgType
 
 from server.realtime.connection import Connection
 from server.realtime.server import Options, RecoveryOptions
-from tests.conformance.wire import Club, Poller, Returning, Site, Socket, eventually, running
+from tests.conformance.wire import TIMEOUT_S, Club, Poller, Returning, Site, Socket, eventually, running
 
 LARGE = "x" * 65_000
 CYCLES = 1_000
@@ -20,6 +21,13 @@ SEND_BUFFER_BYTES = 262144
 async def site() -> AsyncIterator[Site]:
     async with running(application=Club(), send_buffer_bytes=SEND_BUFFER_BYTES) as site:
         yield site
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[ClientSession]:
+    """Of connections that served nothing before."""
+    async with ClientSession() as http:
+        yield http
 
 
 async def away(site: Site, client: Returning) -> None:
@@ -93,9 +101,10 @@ async def test_five_megabytes_are_sent_as_the_client_takes_them_and_what_is_live
     assert len(site.application.named("connected")) == 2
 
 
-async def taken_over(site: Site, poller: Poller, client: Returning) -> Socket:
+async def taken_over(site: Site, poller: Poller, client: Returning, http: ClientSession) -> Socket:
     """A websocket in place of long-polling; what is polled until then is noted."""
-    socket = await site.socket(sid=poller.handshake["sid"])
+    url = f"{site.url}?EIO=4&transport=websocket&sid={poller.handshake['sid']}"
+    socket = Socket(await http.ws_connect(url))
     await socket.send("2probe")
     assert await socket.receive() == "3probe"
     while (frames := await poller.poll()) != ["6"]:
@@ -110,7 +119,7 @@ async def taken_over(site: Site, poller: Poller, client: Returning) -> Socket:
     ("count", "padding"), [(6_000, ""), (80, LARGE)], ids=["many small ones", "large ones"]
 )
 async def test_whatever_it_comes_back_by_one_connection_is_enough(
-    site: Site, transport: str, count: int, padding: str
+    site: Site, http: ClientSession, transport: str, count: int, padding: str
 ) -> None:
     client = Returning(site)
     await away(site, client)
@@ -126,7 +135,7 @@ async def test_whatever_it_comes_back_by_one_connection_is_enough(
         for event in events:
             client.note(event)
         if transport == "upgrade":
-            client.socket = await taken_over(site, poller, client)
+            client.socket = await taken_over(site, poller, client, http)
         while transport == "polling" and len(client.heard) < count:
             for event in await poller.poll():
                 client.note(event)
@@ -174,7 +183,7 @@ async def test_a_client_that_does_not_take_what_it_is_sent_is_cut_off_and_goes_o
 
 
 async def hear_to_the_end(client: Returning) -> None:
-    while isinstance(text := (await client.socket.websocket.receive(5)).data, str):
+    while isinstance(text := (await client.socket.websocket.receive(TIMEOUT_S)).data, str):
         client.note(text)
 
 
@@ -237,7 +246,8 @@ async def test_what_is_forgotten_while_it_comes_back_is_not_passed_over(when: st
             await client.socket.send(f"40/chat,{json.dumps(client.ticket())}")
             await entered.wait()
             assert await club.until("disconnected", count=2) == [("transport close",), ("slow consumer",)]
-            await client.socket.closed()
+            message = await client.socket.websocket.receive(TIMEOUT_S)
+            assert message.type is not WSMsgType.TEXT, "it was not accepted before"
         else:
             assert await client.come()
             await client.hear()
@@ -284,6 +294,31 @@ async def test_nothing_is_left_of_very_many_connections() -> None:
         log = recovery.log
         assert (len(log._entries), len(log._by_room), log._size_bytes) == (0, 0, 0)
         assert not site.server.namespaces["/chat"].connections
+
+
+async def test_a_pong_in_the_middle_says_nothing_of_what_was_to_follow() -> None:
+    options = Options(ping_interval_s=0.05, recovery=RecoveryOptions(max_log_entries=100))
+    async with running(options, Club(), send_buffer_bytes=SEND_BUFFER_BYTES) as site:
+        client = Returning(site)
+        await away(site, client)
+        for n in range(80):
+            site.emit("said", [n, LARGE], "r")
+        poller = await site.poller()
+        await poller.post(f"40/chat,{json.dumps(client.ticket())}")
+        answer, *_ = await poller.poll()
+        assert client.accepted(json.loads(answer.removeprefix("40/chat,")))
+        connection = site.connection(client.sid)
+        await eventually(lambda: connection._session._heartbeat._awaits_pong)
+        while "2" not in await poller.poll():
+            pass
+        await poller.post("3", '42/chat,["echo"]')
+        assert connection._session.received_until_s > 0
+        assert is_replaying(connection)
+        await poller.post("1")
+        await site.application.until("disconnected", count=2)
+        for n in range(100):
+            site.emit("said", n, "elsewhere")
+        assert not await client.come()
 
 
 async def test_who_hears_little_is_not_cut_short_by_what_others_are_told() -> None:

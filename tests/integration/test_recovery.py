@@ -64,10 +64,11 @@ class Line:
             await listener.wait_closed()
 
     async def _carry(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        if not self._is_up:
-            to_client.transport.abort()
-            return
         from_server, to_server = await asyncio.open_connection(*self._address)
+        if not self._is_up:  # asked here, since it may break while the other half is being opened
+            to_client.transport.abort()
+            to_server.transport.abort()
+            return
         self._ends.append((to_client, to_server))
         await asyncio.gather(_pump(from_client, to_server), _pump(from_server, to_client))
 

@@ -136,12 +136,33 @@ test("a message whose id stands for another one is sent again with a new id", as
 
 test("what waits for a room goes with it", async () => {
   const world = await started();
-  world.socket.drop();
   world.client.send("a", "too late");
-  world.room.members.delete(ME.id);
-  await reconnect(world);
-  await serve(world);
-  assert.deepEqual([world.client.book.rooms(), world.client.pending("a")], [[], []]);
+  await settled();
+  world.socket.take("chat_message").refuse("rate_limited", { retry_after_ms: 5_000 });
+  world.model.leave(world.room);
+  assert.deepEqual(world.client.pending("a"), []);
+  await pass(6_000);
+  assert.equal(asked(world, "chat_message").length, 1);
+});
+
+test("what is refused for a room that one is not in is not kept, whenever that is known", async () => {
+  for (const isKnownFirst of [true, false]) {
+    const storage = memoryStorage();
+    const before = await started({ storage });
+    before.socket.drop();
+    before.client.send("a", "too late");
+    before.client.stop();
+    const world = await started({ storage, hasFirst: false });
+    world.room.members.delete(ME.id);
+    const sync = world.socket.take("sync");
+    const message = world.socket.take("chat_message");
+    const answers = [() => sync.answer(world.model.answer("sync", sync.payload)), () => message.refuse("not_found")];
+    for (const answer of isKnownFirst ? answers : answers.reverse()) {
+      answer();
+      await settled();
+    }
+    assert.deepEqual([world.client.pending(), storage.length], [[], 0]);
+  }
 });
 
 test("one's own message that a sync brings is not sent again", async () => {
@@ -166,6 +187,7 @@ test("an answer without the id that was sent still ends the waiting", async () =
   world.client.send("a", "hello");
   await settled();
   const { payload, answer } = world.socket.take("chat_message");
+  world.model.emit = () => {};
   const { message } = world.model.answer("chat_message", payload);
   answer({ message: { ...message, client_msg_id: null }, duplicate: false });
   await serve(world);
