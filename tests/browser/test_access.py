@@ -41,6 +41,18 @@ class Checked:
         assert await self.person.sticking_out() == [], name
 
 
+async def fonts_of(person: Person, selector: str) -> set[str]:
+    """The names of the fonts that the text of an element is drawn with."""
+    devtools = await person.context.new_cdp_session(person.page)
+    for domain in ("DOM", "CSS"):
+        await devtools.send(f"{domain}.enable")
+    root = (await devtools.send("DOM.getDocument"))["root"]["nodeId"]
+    found = await devtools.send("DOM.querySelector", {"nodeId": root, "selector": selector})
+    drawn = await devtools.send("CSS.getPlatformFontsForNode", {"nodeId": found["nodeId"]})
+    await devtools.detach()
+    return {font["familyName"] for font in drawn["fonts"]}
+
+
 async def natural_conversation(ana: Person, juan: Person) -> None:
     """Something of everything in one room, seen by Juan."""
     await juan.talk_to(ana)
@@ -151,6 +163,19 @@ async def test_with_a_finger(people: People) -> None:
     await juan.page.get_by_role("menuitemradio", name="React: love").tap()
     await expect(juan.message("One").locator(".reaction")).to_have_text("❤️")
     await juan.shot("phone-touch")
+
+
+async def test_text_and_emoji_have_fonts_of_their_own(people: People) -> None:
+    """Fonts of emoji have digits and a space as well, and those of text have some emoji."""
+    (juan,) = await people.signed_up("Juan Pérez")
+    await juan.talk_to(await people.registered("Ana Gómez"))
+    await juan.say("There are 3 of us at 9:45")
+    for selector in (".text", ".meta time", ".self .name"):
+        assert not any("Emoji" in font for font in await fonts_of(juan, selector)), selector
+    await juan.message("3 of us").hover()
+    await juan.message("3 of us").locator("[data-tool=more]").click()
+    thumb, *others = [await fonts_of(juan, f".palette :nth-child({place})") for place in range(1, 7)]
+    assert others == [thumb] * 5
 
 
 async def test_in_spanish(people: People) -> None:
