@@ -9,7 +9,7 @@ import { newConversation } from "./new-conversation.js";
 import { Pill } from "./pill.js";
 import { editProfile } from "./profile.js";
 import { RoomList } from "./room-list.js";
-import { beep, isSoundOn, setSound } from "./sound.js";
+import { announce, isSoundOn, lookAt, setSound } from "./sound.js";
 import { nothingOpen, welcome } from "./welcome.js";
 
 const NOTICE_SHOWN_MS = 8_000;
@@ -28,6 +28,12 @@ export class Chat {
   #frame = null;
   #noticeTimer = null;
   #onAddress = () => this.#follow();
+  #onLook = () => {
+    this.#look();
+    // Days pass while nobody looks.
+    this.#conversation?.changed(this.#conversation.roomId);
+    this.#drawSoon();
+  };
   #onOnline = () => this.#client.state.phase !== "connected" && this.#client.reconnect();
 
   constructor(client, session) {
@@ -50,9 +56,12 @@ export class Chat {
   close() {
     removeEventListener("hashchange", this.#onAddress);
     removeEventListener("online", this.#onOnline);
+    removeEventListener("focus", this.#onLook);
+    removeEventListener("blur", this.#onLook);
     clearTimeout(this.#noticeTimer);
     cancelAnimationFrame(this.#frame);
     this.#conversation?.close();
+    lookAt(null);
     this.#client.stop();
   }
 
@@ -60,6 +69,8 @@ export class Chat {
     const client = this.#client;
     addEventListener("hashchange", this.#onAddress);
     addEventListener("online", this.#onOnline);
+    addEventListener("focus", this.#onLook);
+    addEventListener("blur", this.#onLook);
     client.addEventListener("state", ({ detail }) => {
       this.#pill.draw(detail);
       this.element.classList.toggle("cut-off", detail.phase !== "connected");
@@ -77,7 +88,7 @@ export class Chat {
     });
     client.addEventListener("received", ({ detail }) => {
       const isSeen = this.#conversation?.roomId === detail.message.room_id && document.hasFocus();
-      if (!isSeen) beep();
+      if (!isSeen) announce(detail.message);
     });
     client.addEventListener("left", ({ detail }) => this.#left(detail));
   }
@@ -120,6 +131,12 @@ export class Chat {
     this.#main.replaceChildren(this.#conversation.element);
     this.element.classList.add("in-room");
     this.#conversation.start();
+    this.#look();
+  }
+
+  /** The open room is looked at while the page is. */
+  #look() {
+    lookAt(document.hasFocus() ? (this.#conversation?.roomId ?? null) : null);
   }
 
   /** Close the open conversation, keeping what was written; the id of its room. */
@@ -128,6 +145,7 @@ export class Chat {
     if (draft) this.#drafts.set(roomId, draft);
     this.#conversation?.close();
     this.#conversation = null;
+    this.#look();
     this.element.classList.remove("in-room");
     return roomId;
   }

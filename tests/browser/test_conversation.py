@@ -1,5 +1,6 @@
 """Two people talk."""
 
+import asyncio
 import re
 
 import pytest
@@ -20,6 +21,15 @@ COUNT_SOUNDS = """
       return make.call(this);
     };
 """
+REPORT_SOUNDS = """
+    const make = AudioContext.prototype.createOscillator;
+    AudioContext.prototype.createOscillator = function () {
+      window.sounded();
+      return make.call(this);
+    };
+"""
+TONES = 2
+"""A sound is made of so many."""
 
 
 async def two_talking(people: People) -> tuple[Person, Person]:
@@ -178,3 +188,47 @@ async def test_what_was_written_waits_in_its_room(people: People) -> None:
     await juan.page.reload()
     await expect(juan.page.locator(".conversation h2")).to_have_text("Ana Gómez")
     await expect(juan.message("Half a thou")).to_be_visible()
+
+
+class Sounds:
+    """Counts the tones that the tabs of one browser make."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self._changed = asyncio.Condition()
+
+    async def listen(self, person: Person) -> None:
+        await person.context.expose_function("sounded", self._sounded)
+        await person.context.add_init_script(REPORT_SOUNDS)
+
+    async def reach(self, count: int) -> None:
+        async with asyncio.timeout(20), self._changed:
+            await self._changed.wait_for(lambda: self.made >= count)
+
+    async def _sounded(self) -> None:
+        async with self._changed:
+            self.made += 1
+            self._changed.notify_all()
+
+
+async def test_one_sound_for_all_tabs(people: People) -> None:
+    """However many do not show a message, and none when another tab does."""
+    ana = await people.arrive("Ana Gómez", apart=True)
+    sounds = Sounds()
+    await sounds.listen(ana)
+    await ana.sign_up()
+    juan, eva = await people.signed_up("Juan Pérez", "Eva Ruiz")
+    await juan.talk_to(ana)
+    await juan.say("Hola!")
+    await sounds.reach(TONES)
+    first = await ana.open_tab()
+    await ana.open("Juan Pérez")
+
+    await juan.say("Seen in the other tab")
+    await eva.talk_to(ana)
+    for number, text in enumerate(("Seen nowhere", "Seen nowhere either"), start=2):
+        await eva.say(text)
+        for page in (first, ana.page):
+            await expect(page.locator(".room", has_text=text)).to_be_visible()
+        await sounds.reach(number * TONES)
+    assert sounds.made == 3 * TONES

@@ -13,6 +13,9 @@ from tests.harness import Json
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 TOKEN_LIFE_S = 10
+NO_STORAGE = """Object.defineProperty(window, "localStorage", {
+    get() { throw new DOMException("denied", "SecurityError"); },
+});"""
 SERVER_ENV = {
     "TERTULIA_AUTH__ACCESS_TTL_S": str(TOKEN_LIFE_S),
     "TERTULIA_AUTH__EXPIRING_NOTICE_S": "7",
@@ -116,6 +119,18 @@ async def test_signing_out_on_all_devices(people: People) -> None:
     await expect(juan.button("Sign in")).to_be_visible()
     await expect(phone.button("Sign in")).to_be_visible()
     await expect(phone.page.get_by_role("alert")).to_have_text("You were signed out. Please sign in again.")
+
+
+async def test_a_browser_that_keeps_nothing(people: People) -> None:
+    """Where its storage is blocked the page works for as long as it is open."""
+    juan = await people.arrive("Juan Pérez", apart=True)
+    await juan.context.add_init_script(NO_STORAGE)
+    await juan.sign_up()
+    await juan.talk_to(await people.registered("Ana Gómez"))
+    await juan.say("Hola!")
+    await expect(juan.tick("Hola!", "Sent")).to_be_attached()
+    await juan.button("Sound for new messages").click()
+    await expect(juan.button("Sound for new messages")).to_have_attribute("aria-pressed", "false")
 
 
 async def test_mistakes_in_signing_in_and_up(people: People) -> None:
