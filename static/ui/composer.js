@@ -11,18 +11,19 @@ export class Composer {
   #actions;
   #replyTo = null;
   #editing = null;
+  // What was being written when an edit began.
+  #kept = null;
   #context = h("div", { class: "context" });
   #text;
   #send = h("button", { class: "icon-button send", "aria-label": t("send"), title: t("send") }, icon("send"));
 
   /** `actions`: `complain(error)`, `wrote()`, `lastOwn()`; `draft` is {text, replyTo} of the last visit. */
-  constructor(client, roomId, name, actions, draft) {
+  constructor(client, roomId, actions, draft) {
     this.#client = client;
     this.#roomId = roomId;
     this.#actions = actions;
     this.#text = h("textarea", {
       rows: 1,
-      placeholder: t("message_to", { name }),
       "aria-label": t("message"),
       dir: "auto",
       oninput: () => this.#typed(),
@@ -38,8 +39,8 @@ export class Composer {
 
   /** What was written and not sent; null when there is nothing. */
   get draft() {
-    const text = this.#editing ? "" : this.#text.value;
-    return text.trim() === "" ? null : { text, replyTo: this.#replyTo };
+    const { text, replyTo } = this.#kept ?? { text: this.#text.value, replyTo: this.#replyTo };
+    return text.trim() === "" ? null : { text, replyTo };
   }
 
   /** To be called once it is on the page: a field has no height before. */
@@ -55,21 +56,33 @@ export class Composer {
     this.#about({ replyTo: message });
   }
 
+  /** Change a message. What is being written comes back afterwards. */
   edit(message) {
+    this.#kept ??= { text: this.#text.value, replyTo: this.#replyTo };
+    this.#text.value = message.content;
     this.#about({ editing: message });
-    this.write(message.content);
   }
 
-  /** Put a text here for further work. */
-  write(text) {
-    this.#text.value = text;
-    this.#draw();
-    this.focus();
+  /** Go on with a text that was not sent, before what is being written. */
+  resume(text, replyTo) {
+    if (this.#editing) this.#about({});
+    this.#text.value = [text, this.#text.value].filter(Boolean).join("\n");
+    this.#about({ replyTo: replyTo ?? this.#replyTo });
+  }
+
+  /** Say to whom one writes. */
+  address(name) {
+    this.#text.placeholder = t("message_to", { name });
   }
 
   #about({ replyTo = null, editing = null }) {
-    if (this.#editing && !editing) this.#text.value = "";
-    [this.#replyTo, this.#editing] = [replyTo, editing];
+    let reply = replyTo;
+    if (this.#editing && !editing) {
+      this.#text.value = this.#kept.text;
+      reply ??= this.#kept.replyTo;
+      this.#kept = null;
+    }
+    [this.#replyTo, this.#editing] = [reply, editing];
     this.#draw();
     this.focus();
   }
@@ -126,7 +139,7 @@ export class Composer {
       if (!editing) this.#actions.wrote();
       else if (content !== editing.content) await this.#client.edit(editing, content);
     } catch (error) {
-      if (editing) this.edit({ ...editing, content });
+      if (editing && !this.#editing) this.edit({ ...editing, content });
       this.#actions.complain(error);
     }
   }

@@ -23,7 +23,7 @@ export class Conversation {
     this.#client = client;
     this.roomId = roomId;
     this.#actions = actions;
-    this.#composer = new Composer(client, roomId, nameOf(client.book.room(roomId)), {
+    this.#composer = new Composer(client, roomId, {
       complain: actions.complain,
       wrote: () => this.#list.wrote(),
       lastOwn: () => this.#list.lastOwn(),
@@ -87,6 +87,7 @@ export class Conversation {
     const about = this.#about(room, isOnline);
     const version = JSON.stringify([room.peer, room.name, about]);
     if (this.#header.dataset.version === version) return;
+    this.#composer.address(nameOf(room));
     this.#header.dataset.version = version;
     const info = () => roomInfo(this.#client, this.roomId, this.#actions);
     const title = h("div", { class: "title" },

@@ -155,7 +155,7 @@ export class MessageList {
       retry: () => this.#client.retry(id),
       edit: () => {
         this.#client.discard(id);
-        this.#composer.write(entry.content);
+        this.#composer.resume(entry.content, entry.quote);
       },
       discard: () => this.#client.discard(id),
     };

@@ -190,6 +190,25 @@ async def test_what_was_written_waits_in_its_room(people: People) -> None:
     await expect(juan.message("Half a thou")).to_be_visible()
 
 
+async def test_an_edit_leaves_alone_what_is_being_written(people: People) -> None:
+    """A half-written reply comes back after an edit and after one that is given up."""
+    ana, juan = await two_talking(people)
+    await ana.say("All well?")
+    await juan.choose("All well?", "Reply")
+    await juan.box.fill("Half a thou")
+    await juan.choose("Hola Ana!", "Edit")
+    await expect(juan.box).to_have_value("Hola Ana!")
+    await juan.box.press("Escape")
+    await expect(juan.box).to_have_value("Half a thou")
+    await juan.choose("Hola Ana!", "Edit")
+    await juan.box.fill("Hola Anita!")
+    await juan.box.press("Enter")
+    await expect(ana.message("Hola Anita!")).to_be_visible()
+    await expect(juan.box).to_have_value("Half a thou")
+    await juan.box.press("Enter")
+    await expect(quote_of(ana, "Half a thou")).to_contain_text("All well?")
+
+
 class Sounds:
     """Counts the tones that the tabs of one browser make."""
 

@@ -120,6 +120,7 @@ async def test_members_and_their_roles(people: People) -> None:
         await expect(person.room("Tapas y vinos")).to_be_visible()
     await expect(ana.dialog.get_by_role("heading", name="Tapas y vinos")).to_be_visible()
     await do_with(ana, "Eva Ruiz", "Write to Eva Ruiz")
+    await expect(ana.box).to_have_attribute("placeholder", "Message Tapas y vinos")
     await expect(ana.page.locator(".conversation h2")).to_have_text("Eva Ruiz")
 
 
