@@ -69,12 +69,20 @@ export function finder(label, search, nothing = t("no_match")) {
     results.inert = false;
     told.textContent = items.length > 0 ? "" : (query === "" ? nothing : t("no_match"));
   };
-  const input = h("input", { type: "search", "aria-label": label, placeholder: label, maxlength: 64, oninput: () => {
+  const typed = () => {
     // What was found for less is about to go: nobody is to press it in that moment.
     results.inert = true;
     clearTimeout(timer);
     timer = setTimeout(() => look(input.value.trim()), SEARCH_AFTER_MS);
-  } });
+  };
+  // Enter takes the first one found; a form around the search is not sent by it.
+  const pressed = (event) => {
+    if (event.key !== "Enter" || event.isComposing) return;
+    event.preventDefault();
+    if (!results.inert) results.querySelector("button")?.click();
+  };
+  const properties = { type: "search", "aria-label": label, placeholder: label, maxlength: 64 };
+  const input = h("input", { ...properties, oninput: typed, onkeydown: pressed });
   look("");
   return h("div", { class: "finder" }, input, results, told);
 }

@@ -99,7 +99,12 @@ function groupForm(client, done) {
   const choose = (user) => {
     chosen.set(user.id, user);
     draw();
+    const search = people.querySelector("input");
+    if (search.value === "") return;
+    search.value = "";
+    search.dispatchEvent(new Event("input"));
   };
+  const people = peopleFinder(client, choose);
   const submit = (event) => {
     event.preventDefault();
     const { name, kind } = Object.fromEntries(new FormData(event.target));
@@ -108,6 +113,6 @@ function groupForm(client, done) {
   return [h("form", { onsubmit: submit },
     field(t("group_name"), { name: "name", required: true, maxlength: 100 }),
     h("label", { class: "check" }, h("input", { type: "checkbox", name: "kind" }), t("everyone")),
-    h("p", { class: "label" }, t("group_people")), chips, peopleFinder(client, choose),
+    h("p", { class: "label" }, t("group_people")), chips, people,
     h("button", { class: "primary wide" }, t("create")))];
 }

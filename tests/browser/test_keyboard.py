@@ -96,6 +96,27 @@ async def edit_and_delete(juan: Person, keys: Keyboard) -> None:
     await expect(juan.box).to_be_focused()
 
 
+async def test_a_group_is_made_by_the_keyboard(people: People) -> None:
+    """Enter in the search takes who was found and makes no group yet; the next one can be searched for."""
+    ana, eva = await people.registered("Ana Gómez"), await people.registered("Eva Ruiz")
+    (juan,) = await people.signed_up("Juan Pérez")
+    keys = Keyboard(juan)
+    dialog = await juan.new("Group")
+    search = dialog.get_by_role("searchbox")
+    await dialog.get_by_label("Name of the group").fill("Tapas")
+    await keys.tab_to(search)
+    for count, each in enumerate((ana, eva), start=1):
+        await keys.page.keyboard.type(each.username)
+        await expect(dialog.locator(".people:not([inert]) li")).to_have_count(1)
+        await keys.press("Enter")
+        await expect(dialog.locator(".chip")).to_have_count(count)
+        await expect(search).to_have_value("")
+        await expect(search).to_be_focused()
+    await keys.tab_to(dialog.get_by_role("button", name="Create group"))
+    await keys.press("Enter")
+    await expect(juan.page.locator(".conversation-bar")).to_contain_text("3 members")
+
+
 @pytest.mark.parametrize("size", [PHONE, TABLET, DESKTOP], ids=["360", "768", "1440"])
 async def test_the_keyboard_alone(people: People, size: tuple[int, int]) -> None:
     """Sign up, find somebody, talk, react, reply, edit, delete, change rooms, sign out."""
