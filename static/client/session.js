@@ -151,13 +151,21 @@ export class Session extends EventTarget {
     const headers = {};
     if (body !== undefined) headers["Content-Type"] = "application/json";
     if (token !== undefined) headers.Authorization = `Bearer ${token}`;
-    const response = await fetch(this.#base + path, {
-      method,
-      headers,
-      body: body === undefined ? undefined : JSON.stringify(body),
-      signal: AbortSignal.timeout(withinMs),
-    });
-    const answer = parsed(await response.text());
+    let response;
+    let text;
+    try {
+      response = await fetch(this.#base + path, {
+        method,
+        headers,
+        body: body === undefined ? undefined : JSON.stringify(body),
+        signal: AbortSignal.timeout(withinMs),
+      });
+      text = await response.text();
+    } catch (error) {
+      // What the browser throws has a number for its code.
+      throw new Error(`no answer: ${error.message}`, { cause: error });
+    }
+    const answer = parsed(text);
     if (response.ok && answer !== null) return answer;
     throw answer?.error?.code ? new AnswerError(answer.error) : unreachable(`HTTP ${response.status}`);
   }

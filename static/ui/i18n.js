@@ -17,7 +17,9 @@ export function t(key, values = {}) {
 
 /** What an error means to the person at the page, by its code. */
 export function explain(error) {
-  const { code, field, message, errorId, retryAfterMs } = error ?? {};
+  const { field, message, errorId, retryAfterMs } = error ?? {};
+  // What the browser itself throws has a number for its code.
+  const code = typeof error?.code === "number" ? "other" : error?.code;
   if (code === "rate_limited" && retryAfterMs) return t("error_rate_limited_for", { seconds: seconds(retryAfterMs) });
   if (code === "invalid" && `invalid_${field}` in words) return t(`invalid_${field}`);
   if (code === "internal" && !errorId) return t("error_internal_plain");

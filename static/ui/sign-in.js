@@ -36,7 +36,7 @@ function form(session, isNew, swap) {
       await (isNew ? session.register(values) : session.login(values));
     } catch (error) {
       const isTaken = isNew && error.code === "conflict";
-      problem.textContent = explain(error);
+      problem.textContent = error.code === "unauthenticated" ? t("wrong_login") : explain(error);
       point(target, isTaken ? "username" : (error.field ?? null));
     } finally {
       button.disabled = false;

@@ -133,6 +133,15 @@ async def test_a_browser_that_keeps_nothing(people: People) -> None:
     await expect(juan.button("Sound for new messages")).to_have_attribute("aria-pressed", "false")
 
 
+async def test_who_is_signed_out_is_not_told_of_a_wrong_password(people: People) -> None:
+    """Only the form in which one was typed speaks of it."""
+    (juan,) = await people.signed_up("Juan Pérez")
+    await juan.choose_account("Name and picture")
+    await juan.page.evaluate("localStorage.clear()")
+    await juan.button("Save").click()
+    await expect(juan.dialog.get_by_role("alert")).to_have_text("You are signed out. Please sign in again.")
+
+
 async def test_mistakes_in_signing_in_and_up(people: People) -> None:
     """Each says at its field what to do."""
     ana, juan = await people.arrive("Ana Gómez"), await people.arrive("Juan Pérez")

@@ -269,3 +269,13 @@ test("what another tab does to the login is told, until the session is closed", 
 function fail() {
   throw new Error("SecurityError");
 }
+
+test("what the browser throws for want of an answer is no answer of the server", async (context) => {
+  const session = await signedIn();
+  const thrown = new DOMException("The operation timed out.", "TimeoutError");
+  context.mock.method(globalThis, "fetch", () => Promise.reject(thrown));
+  const error = await session.request("GET", "/api/me").catch((reason) => reason);
+  assert.equal(error.code, undefined);
+  assert.equal(error.cause, thrown);
+  assert.ok(mayRetry(error));
+});
