@@ -222,10 +222,10 @@ export class Client extends EventTarget {
       this.#changed("profile", { user });
     });
     link.on("member_joined", ({ room_id: roomId, user, member_count: count }) =>
-      book.changeMember(roomId, user.id, count, { isIn: true }),
+      book.changeMember(roomId, user, count, { isIn: true }),
     );
     link.on("member_left", ({ room_id: roomId, user, member_count: count }) =>
-      book.changeMember(roomId, user.id, count, { isIn: false }),
+      book.changeMember(roomId, user, count, { isIn: false }),
     );
   }
 

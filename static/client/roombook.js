@@ -181,7 +181,9 @@ export class RoomBook {
   }
 
   /** A person came into a room or left it. */
-  changeMember(roomId, userId, count, { isIn }) {
+  changeMember(roomId, user, count, { isIn }) {
+    const { id: userId } = user;
+    this.#people.meet(user);
     const cursors = this.#reads.get(roomId);
     if (!isIn) cursors?.delete(userId);
     else if (!cursors?.has(userId)) cursors?.set(userId, this.room(roomId)?.last_seq ?? 0);

@@ -3,7 +3,7 @@
 import { countOf, nameOf, roomAvatar } from "./avatar.js";
 import { Composer } from "./composer.js";
 import { h, iconButton, isTouch } from "./dom.js";
-import { t } from "./i18n.js";
+import { t, whoTypes } from "./i18n.js";
 import { MessageList } from "./message-list.js";
 import { roomInfo } from "./room-info.js";
 import { when } from "./times.js";
@@ -75,9 +75,8 @@ export class Conversation {
   drawTyping(roomId) {
     if (roomId !== this.roomId) return;
     const names = this.#client.book.typing(roomId);
-    const text = names.length === 1 ? t("typing", { name: names[0] }) : t("typing_many", { count: names.length });
     const dots = h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
-    this.#typing.replaceChildren(...(names.length ? [dots, h("span", { class: "preview" }, text)] : []));
+    this.#typing.replaceChildren(...(names.length ? [dots, h("span", { class: "preview" }, whoTypes(names))] : []));
   }
 
   drawHeader() {
@@ -87,8 +86,8 @@ export class Conversation {
     const about = this.#about(room, isOnline);
     const version = JSON.stringify([room.peer, room.name, about]);
     if (this.#header.dataset.version === version) return;
-    this.#composer.address(nameOf(room));
     this.#header.dataset.version = version;
+    this.#composer.address(nameOf(room));
     const info = () => roomInfo(this.#client, this.roomId, this.#actions);
     const title = h("div", { class: "title" },
       h("h2", { class: "name" }, nameOf(room)), h("p", { class: "muted" }, about));

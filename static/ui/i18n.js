@@ -15,6 +15,13 @@ export function t(key, values = {}) {
   return words[key].replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
 }
 
+/** Who is typing, of at least one name. */
+export function whoTypes(names) {
+  if (names.length === 1) return t("typing", { name: names[0] });
+  if (names.length > 2) return t("typing_many", { count: names.length });
+  return t("typing_two", { names: new Intl.ListFormat(language).format(names) });
+}
+
 /** What an error means to the person at the page, by its code. */
 export function explain(error) {
   const { field, message, errorId, retryAfterMs } = error ?? {};

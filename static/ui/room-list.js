@@ -2,7 +2,7 @@
 
 import { nameOf, roomAvatar } from "./avatar.js";
 import { atMost99, h, icon, reconcile, Roving, unseen } from "./dom.js";
-import { t } from "./i18n.js";
+import { t, whoTypes } from "./i18n.js";
 import { when } from "./times.js";
 
 export class RoomList {
@@ -59,9 +59,10 @@ export class RoomList {
     const look = {
       isOpen: room.id === this.#openId,
       isOnline: room.peer ? book.isOnline(room.peer.id) : null,
-      isTyping: book.typing(room.id).length > 0,
+      typing: book.typing(room.id),
       readBy: book.isLarge(room.id) ? null : book.readByOthers(room.id),
       draft: room.id === this.#openId ? null : (this.#drafts.get(room.id)?.text ?? null),
+      waiting: this.#client.pending(room.id).at(-1) ?? null,
       time: room.last_message ? when(room.last_message.created_at) : "",
     };
     return { key: room.id, version: JSON.stringify([room, look]), render: () => this.#item(room, look) };
@@ -80,9 +81,10 @@ export class RoomList {
     return h("li", {}, button);
   }
 
-  #preview({ last_message: last, peer }, { isTyping, readBy, draft }) {
-    if (isTyping) return h("span", { class: "preview typing-now" }, t("typing_short"));
+  #preview({ last_message: last, peer }, { typing, readBy, draft, waiting }) {
+    if (typing.length > 0) return h("span", { class: "preview typing-now" }, peer ? t("typing_short") : whoTypes(typing));
     if (draft) return h("span", { class: "preview" }, h("span", { class: "draft" }, t("draft")), ` ${draft}`);
+    if (waiting) return waitingPreview(waiting, peer);
     if (!last) return h("span", { class: "preview" }, t("no_messages"));
     const isMine = last.sender.id === this.#client.me.id;
     const author = isMine ? t("you") : last.sender.display_name;
@@ -96,6 +98,14 @@ export class RoomList {
       : null;
     return h("span", { class: "preview" }, mark, peer ? text : `${author}: ${text}`);
   }
+}
+
+/** What one has written last and the server does not have yet. */
+function waitingPreview({ content, error }, peer) {
+  const why = error ? t("failed", { message: "" }) : t("pending");
+  return h("span", { class: "preview" },
+    h("span", { class: error ? "mark danger" : "mark" }, icon(error ? "alert" : "clock"), unseen(why)),
+    peer ? content : `${t("you")}: ${content}`);
 }
 
 function badge(unread) {

@@ -48,6 +48,7 @@ async def test_one_is_offline_for_a_while(people: People) -> None:
     await expect(juan.tick("Are you there?", "Sending…")).to_be_attached()
     await expect(juan.tick("I am in a tunnel", "Sending…")).to_be_attached()
     await expect(juan.message("Where did you go?")).to_have_count(0)
+    await expect(juan.room("Ana Gómez").locator(".preview")).to_have_text("Sending…I am in a tunnel")
     await juan.shot("offline")
 
     await juan.context.set_offline(False)
@@ -92,17 +93,18 @@ async def test_nothing_is_sent_before_the_server_says_so(people: People, server:
 async def test_what_is_refused_can_be_mended(people: People) -> None:
     """A message that is too long says so; edited it is sent, and the first one is gone."""
     ana, juan = await two_talking(people)
-    await juan.say("Too long " * 20)
     await juan.choose("Hola Ana!", "Reply")
+    await juan.say("Too long " * 20)
     failed = juan.message("Too long")
     await expect(failed.get_by_role("alert")).to_contain_text("Not sent. This message is too long.")
+    await expect(juan.room("Ana Gómez").locator(".preview")).to_contain_text("Not sent. Too long")
     await juan.shot("failed")
+    await juan.box.fill("and half a thou")
     await failed.get_by_role("button", name="Edit").click()
     await expect(juan.box).to_have_value(re.compile("^Too long.*\nand half a thou$"))
-    await juan.box.fill("and half a thou")
     await juan.box.fill("Short")
     await juan.box.press("Enter")
-    await expect(ana.message("Short")).to_be_visible()
+    await expect(ana.message("Short").locator(".quote")).to_contain_text("Hola Ana!")
     assert await texts(juan) == ["Hola Ana!", "Short"]
     await juan.say("Again too long " * 20)
     await juan.message("Again too long").get_by_role("button", name="Discard").click()

@@ -1,6 +1,7 @@
 """Groups, public rooms, their members and their history."""
 
 import asyncio
+import re
 
 import pytest
 from playwright.async_api import Locator, expect
@@ -119,8 +120,8 @@ async def test_members_and_their_roles(people: People) -> None:
     for person in (ana, juan, eva):
         await expect(person.room("Tapas y vinos")).to_be_visible()
     await expect(ana.dialog.get_by_role("heading", name="Tapas y vinos")).to_be_visible()
-    await do_with(ana, "Eva Ruiz", "Write to Eva Ruiz")
     await expect(ana.box).to_have_attribute("placeholder", "Message Tapas y vinos")
+    await do_with(ana, "Eva Ruiz", "Write to Eva Ruiz")
     await expect(ana.page.locator(".conversation h2")).to_have_text("Eva Ruiz")
 
 
@@ -136,8 +137,17 @@ async def test_in_a_group(people: People) -> None:
     await expect(ana.message("Me!")).to_be_visible()
     await expect(ana.tick("Who is in?", "Sent")).to_be_attached()
     await expect(eva.room("Tapas")).to_contain_text("Juan Pérez: Me!")
+    await juan.box.press_sequentially("T")
+    await expect(ana.page.locator(".typing")).to_have_text("Juan Pérez is typing")
+    await expect(eva.room("Tapas")).to_contain_text("Juan Pérez is typing")
     await eva.open("Tapas")
     await expect(ana.tick("Who is in?", "Read")).to_be_attached()
+    await eva.say("And me")
+    await eva.box.press_sequentially("T")
+    await juan.box.press_sequentially("a")
+    await expect(ana.page.locator(".typing")).to_contain_text(
+        re.compile("^(Juan Pérez and Eva Ruiz|Eva Ruiz and Juan Pérez) are typing$")
+    )
 
 
 async def test_rooms_come_by_their_newest_message(people: People) -> None:

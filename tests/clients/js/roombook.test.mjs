@@ -124,12 +124,22 @@ test("a message is read by all once the last of those who are there has read it"
   const { book } = newBook();
   book.takePage(page([entry(room("a", 5), { read: { me: 5, ana: 5, eva: 2 } })]), book.asked({ a: null }));
   assert.equal(book.readByOthers("a"), 2);
-  book.changeMember("a", "eva", 2, { isIn: false });
+  book.changeMember("a", { id: "eva" }, 2, { isIn: false });
   assert.equal(book.readByOthers("a"), 5);
-  book.changeMember("a", "juan", 3, { isIn: true });
+  book.changeMember("a", { id: "juan" }, 3, { isIn: true });
   assert.equal(book.readByOthers("a"), 5, "joining starts at the end");
   book.takePage(page([entry(room("a", 5), { read: null })]), book.asked({ a: 5 }));
   assert.deepEqual([book.readByOthers("a"), book.isLarge("a")], [0, true]);
+});
+
+test("who came in is named when they type, also before they have said anything", () => {
+  const { book } = newBook();
+  book.keepRoom(room("a", 0));
+  book.startTyping("a", "juan", "juan-1");
+  assert.deepEqual(book.typing("a"), ["juan-1"]);
+  book.changeMember("a", { id: "juan", username: "juan-1", display_name: "Juan Pérez" }, 3, { isIn: true });
+  assert.deepEqual(book.typing("a"), ["Juan Pérez"]);
+  book.close();
 });
 
 test("the rooms opened last are named, and the messages of the others are forgotten", () => {
