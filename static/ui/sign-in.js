@@ -3,6 +3,9 @@
 import { h } from "./dom.js";
 import { explain, t } from "./i18n.js";
 
+// What these codes mean here and nowhere else.
+const MISTAKES = { unauthenticated: "wrong_login", forbidden: "no_accounts" };
+
 /** `reason` says why one has to sign in again; empty for none. */
 export function signIn(session, reason = "") {
   const card = h("main", { class: "card" });
@@ -36,7 +39,7 @@ function form(session, isNew, swap) {
       await (isNew ? session.register(values) : session.login(values));
     } catch (error) {
       const isTaken = isNew && error.code === "conflict";
-      problem.textContent = error.code === "unauthenticated" ? t("wrong_login") : explain(error);
+      problem.textContent = error.code in MISTAKES ? t(MISTAKES[error.code]) : explain(error);
       point(target, isTaken ? "username" : (error.field ?? null));
     } finally {
       button.disabled = false;

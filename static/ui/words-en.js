@@ -75,6 +75,7 @@ export const EN = {
   more_members: "Show more",
   new: "New conversation",
   new_messages: "New messages",
+  no_accounts: "This server has no accounts of its own. Sign in on the site that it belongs to.",
   no_match: "Nothing found",
   no_messages: "No messages yet",
   no_people: "Nobody else is here yet. Send them the address of this page: {address}",

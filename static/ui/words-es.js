@@ -75,6 +75,7 @@ export const ES = {
   more_members: "Mostrar más",
   new: "Nueva conversación",
   new_messages: "Mensajes nuevos",
+  no_accounts: "Este servidor no tiene cuentas propias. Entra en el sitio al que pertenece.",
   no_match: "No se encontró nada",
   no_messages: "Todavía sin mensajes",
   no_people: "Todavía no hay nadie más. Envíales la dirección de esta página: {address}",

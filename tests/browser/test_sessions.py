@@ -2,13 +2,14 @@
 
 import asyncio
 import re
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Page, Request, expect
 
-from tests.browser.people import People
+from tests.browser.people import Pages, People, people_at
 from tests.browser.person import PASSWORD, Person
-from tests.harness import Json
+from tests.harness import Json, running_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -140,6 +141,23 @@ async def test_who_is_signed_out_is_not_told_of_a_wrong_password(people: People)
     await juan.page.evaluate("localStorage.clear()")
     await juan.button("Save").click()
     await expect(juan.dialog.get_by_role("alert")).to_have_text("You are signed out. Please sign in again.")
+
+
+async def test_a_server_without_accounts(pages: Pages, tmp_path: Path) -> None:
+    """Says where to sign in instead."""
+    async with (
+        running_server(tmp_path, {"TERTULIA_AUTH__ACCOUNTS": "false"}) as server,
+        people_at(pages, server.url) as people,
+    ):
+        juan = await people.arrive("Juan Pérez")
+        juan.may(r"status of 403")
+        await juan.page.goto(juan.url)
+        await juan.page.get_by_label("Username").fill(juan.username)
+        await juan.page.get_by_label("Password").fill(PASSWORD)
+        await juan.button("Sign in").click()
+        await expect(juan.page.get_by_role("alert")).to_contain_text(
+            "This server has no accounts of its own."
+        )
 
 
 async def test_mistakes_in_signing_in_and_up(people: People) -> None:
