@@ -6,7 +6,8 @@ import { t } from "./i18n.js";
 
 const URLS = /(https?:\/\/[^\s<>"'`]*[^\s<>"'`.,;:!?)\]}])/gi;
 const EMOJI = String.raw`\p{Extended_Pictographic}(?:\uFE0F|\p{Emoji_Modifier}|\u200D\p{Extended_Pictographic})*`;
-const EMOJI_ALONE = new RegExp(String.raw`^(?:${EMOJI}\s*){1,3}$`, "u");
+const FLAG = String.raw`\p{Regional_Indicator}{2}`;
+const EMOJI_ALONE = new RegExp(String.raw`^(?:(?:${EMOJI}|${FLAG})\s*){1,3}$`, "u");
 
 const MEDIA = {
   image: (url) => {

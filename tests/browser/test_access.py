@@ -178,6 +178,30 @@ async def test_text_and_emoji_have_fonts_of_their_own(people: People) -> None:
     assert others == [thumb] * 5
 
 
+async def test_the_time_stands_beside_the_text(people: People) -> None:
+    """At its end: on the right of what is written from left to right, else on the left, never upon it."""
+    (juan,) = await people.signed_up("Juan Pérez")
+    await juan.talk_to(await people.registered("Ana Gómez"))
+    for text, is_rightward in (("Hello", True), ("\u05e9\u05dc\u05d5\u05dd?", False)):
+        await juan.say(text)
+        said, told = [
+            await juan.message(text).locator(part).evaluate("(part) => part.getBoundingClientRect().toJSON()")
+            for part in (".text", ".meta")
+        ]
+        gap = told["left"] - said["right"] if is_rightward else said["left"] - told["right"]
+        assert gap > 8, (text, said, told)
+        await expect(juan.message(text).locator("time")).to_have_css("direction", "ltr")
+
+
+async def test_emoji_alone_are_large(people: People) -> None:
+    """Up to three, flags and families too."""
+    (juan,) = await people.signed_up("Juan Pérez")
+    await juan.talk_to(await people.registered("Ana Gómez"))
+    for text, is_large in (("\U0001f1ea\U0001f1f8 \U0001f389", True), ("\U0001f389 \u00d73", False)):
+        await juan.say(text)
+        await expect(juan.message(text).locator(".jumbo")).to_have_count(int(is_large))
+
+
 async def test_in_spanish(people: People) -> None:
     """The browser's language decides, English where it has none; both know the same words and each code."""
     eva = await people.arrive("Eva Ruiz", locale="es-AR")
