@@ -31,7 +31,9 @@ export function pendingItem(entry, look, actions) {
   const state = entry.error
     ? h("div", { class: "failed", role: "alert" },
       h("span", { class: "failed-why" }, icon("alert"), t("failed", { message: explain(entry.error) })),
-      link(t("retry"), actions.retry), link(t("edit"), actions.edit), link(t("discard"), actions.discard))
+      // What is invalid stays so.
+      entry.error.code === "invalid" ? null : link(t("retry"), actions.retry),
+      link(t("edit"), actions.edit), link(t("discard"), actions.discard))
     : null;
   const mark = entry.error ? tick("alert", "mark", t("failed", { message: "" })) : tick("clock", "mark", t("pending"));
   return h("li", { class: `${classes(look)} pending`, tabindex: "-1" },

@@ -98,6 +98,7 @@ async def test_what_is_refused_can_be_mended(people: People) -> None:
     failed = juan.message("Too long")
     await expect(failed.get_by_role("alert")).to_contain_text("Not sent. This message is too long.")
     await expect(juan.room("Ana Gómez").locator(".preview")).to_contain_text("Not sent. Too long")
+    await expect(failed.get_by_role("button", name="Try again")).to_have_count(0)
     await juan.shot("failed")
     await juan.box.fill("and half a thou")
     await failed.get_by_role("button", name="Edit").click()
