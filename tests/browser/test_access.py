@@ -170,6 +170,7 @@ async def test_text_and_emoji_have_fonts_of_their_own(people: People) -> None:
     (juan,) = await people.signed_up("Juan Pérez")
     await juan.talk_to(await people.registered("Ana Gómez"))
     await juan.say("There are 3 of us at 9:45")
+    await expect(juan.tick("3 of us", "Sent")).to_be_attached()
     for selector in (".text", ".meta time", ".self .name"):
         assert not any("Emoji" in font for font in await fonts_of(juan, selector)), selector
     await juan.message("3 of us").hover()
@@ -184,6 +185,7 @@ async def test_the_time_stands_beside_the_text(people: People) -> None:
     await juan.talk_to(await people.registered("Ana Gómez"))
     for text, is_rightward in (("Hello", True), ("\u05e9\u05dc\u05d5\u05dd?", False)):
         await juan.say(text)
+        await expect(juan.tick(text, "Sent")).to_be_attached()  # from here on it is not drawn anew
         said, told = [
             await juan.message(text).locator(part).evaluate("(part) => part.getBoundingClientRect().toJSON()")
             for part in (".text", ".meta")
