@@ -200,7 +200,7 @@ class Edge:
 def is_own_fault(record: logging.LogRecord) -> bool:
     """A filter of aiohttp's log: a stack trace for whatever is not HTTP would let anybody fill the disk."""
     error = record.exc_info[1] if record.exc_info else None
-    if not isinstance(error, HttpProcessingError):
+    if not isinstance(error, HttpProcessingError | web.RequestPayloadError):
         return True
     reason = type(error).__name__
     left_out = _malformed.admit(reason)

@@ -341,6 +341,14 @@ async def test_no_way_of_sending_it_gets_a_large_body_in(api: Api) -> None:
     assert await _post(api, bomb, {"Content-Encoding": "gzip"}) == (415, "invalid")
 
 
+async def test_a_body_that_is_not_what_its_encoding_says_is_refused_without_a_stack_trace(
+    server: ServerProcess,
+) -> None:
+    # A session of its own: the connection is of no use afterwards.
+    async with http_api(server) as once:
+        assert await _post(once, b"{}", {"Content-Encoding": "gzip"}) == (415, "invalid")
+
+
 async def _post(api: Api, body: Any, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
     signed = {"Authorization": f"Bearer {site_token('eva')}", **(headers or {})}
     async with api.session.post(f"{api.url}/api/rooms", data=body, headers=signed) as response:

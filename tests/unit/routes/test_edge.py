@@ -303,8 +303,5 @@ def test_what_is_not_http_leaves_no_trace_in_the_log() -> None:
         info = None if failure is None else (type(failure), failure, None)
         return logging.LogRecord("aiohttp.server", logging.ERROR, "", 1, "Error handling request", (), info)
 
-    assert [is_own_fault(record(each)) for each in (None, ZeroDivisionError(), BadStatusLine("x"))] == [
-        True,
-        True,
-        False,
-    ]
+    ours, theirs = (None, ZeroDivisionError()), (BadStatusLine("x"), web.RequestPayloadError("x"))
+    assert [is_own_fault(record(each)) for each in (*ours, *theirs)] == [True, True, False, False]
