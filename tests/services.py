@@ -133,6 +133,19 @@ def hold_answer(target: object, method: str) -> Gate:
     return gate
 
 
+def hold_call(target: object, method: str) -> Gate:
+    """Hold the next call of a method before it does anything."""
+    gate, original = Gate(), getattr(target, method)
+
+    async def held(*args: Any, **kwargs: Any) -> Any:
+        setattr(target, method, original)
+        await gate.pass_through()
+        return await original(*args, **kwargs)
+
+    setattr(target, method, held)
+    return gate
+
+
 def break_(target: object, *methods: str, error: Exception | None = None) -> Callable[[], None]:
     """Make methods fail until the function returned is called."""
     originals = {method: getattr(target, method) for method in methods}

@@ -3,8 +3,10 @@
 An entry is dropped when a notice says that it changed. What was being read meanwhile is not kept.
 """
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 from msgspec import Struct
@@ -53,6 +55,8 @@ class Directory:
         self._access: _Kept[str, dict[str, Access]] = _Kept()
         self._counts: _Kept[str, int] = _Kept()
         self._profiles: _Kept[str, User] = _Kept()
+        # By room: what is being done by memberships as they were when it began.
+        self._acts: dict[str, set[asyncio.Future[None]]] = {}
 
     async def get_access(self, room_id: str, user_id: str) -> Access:
         """The room, for somebody who is in it. Raises NotFoundError for everybody else."""
@@ -69,6 +73,25 @@ class Directory:
             self._access.keep(room_id, self._access.entries.get(room_id, {}), generation)
             self._access.entries[room_id][user_id] = access
         return access
+
+    @asynccontextmanager
+    async def acting(self, room_id: str, user_id: str) -> AsyncIterator[Access]:
+        """As `get_access`, for a block that writes by it: `settled` waits for the block."""
+        act = asyncio.get_running_loop().create_future()
+        acts = self._acts.setdefault(room_id, set())
+        acts.add(act)
+        try:
+            yield await self.get_access(room_id, user_id)
+        finally:
+            act.set_result(None)
+            acts.remove(act)
+            if not acts:
+                del self._acts[room_id]
+
+    async def settled(self, room_id: str) -> None:
+        """Wait for what is being done in the room: what begins later goes by the memberships of now."""
+        if acts := self._acts.get(room_id):
+            await asyncio.wait(list(acts))
 
     async def member_counts(self, room_ids: Iterable[str]) -> dict[str, int]:
         """How many members each room has."""

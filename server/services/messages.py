@@ -61,9 +61,6 @@ class MessageService:
         """Store a message and answer it as it stands; a repeat of a client_msg_id answers the first one."""
         content = checked_content(sent.content, self._most_content_chars)
         room_id = await self._room_of(actor, sent)
-        await self._directory.get_access(room_id, actor)
-        if sent.reply_to is not None and not await self._find(room_id, sent.reply_to):
-            raise InvalidError("there is no such message in this room", field="reply_to")
         unique = sent.client_msg_id
         post = Post(
             room_id=room_id,
@@ -76,13 +73,15 @@ class MessageService:
             content=content,
             reply_to=sent.reply_to,
         )
-        outcome = await self._committer.append(post)
+        async with self._directory.acting(room_id, actor):
+            if sent.reply_to is not None and not await self._find(room_id, sent.reply_to):
+                raise InvalidError("there is no such message in this room", field="reply_to")
+            outcome = await self._committer.append(post)
         view = await self._views.message(outcome.message, reader=actor)
         return SentData(message=view, duplicate=outcome.is_duplicate)
 
     async def edit(self, actor: str, wanted: EditMessage) -> MessageData:
         """Give one's own message another content."""
-        await self._directory.get_access(wanted.room_id, actor)
         content = checked_content(wanted.content, self._most_content_chars)
         draft = Edit(
             room_id=wanted.room_id,
@@ -92,27 +91,26 @@ class MessageService:
             message_id=wanted.message_id,
             content=content,
         )
-        return await self._answer(actor, await self._committer.append(draft))
+        async with self._directory.acting(wanted.room_id, actor):
+            outcome = await self._committer.append(draft)
+        return await self._answer(actor, outcome)
 
     async def delete(self, actor: str, wanted: DeleteMessage) -> MessageData:
         """Leave a tombstone in place of a message: its sender, or an admin of the room."""
-        access = await self._directory.get_access(wanted.room_id, actor)
-        draft = Delete(
-            room_id=wanted.room_id,
-            key=uuid4().hex,
-            by=actor,
-            at=self._clock(),
-            message_id=wanted.message_id,
-            by_admin=is_admin(access.member),
-        )
-        return await self._answer(actor, await self._committer.append(draft))
+        async with self._directory.acting(wanted.room_id, actor) as access:
+            draft = Delete(
+                room_id=wanted.room_id,
+                key=uuid4().hex,
+                by=actor,
+                at=self._clock(),
+                message_id=wanted.message_id,
+                by_admin=is_admin(access.member),
+            )
+            outcome = await self._committer.append(draft)
+        return await self._answer(actor, outcome)
 
     async def react(self, actor: str, wanted: ReactMessage) -> MessageData:
         """Set, take back or switch one's own reaction."""
-        await self._directory.get_access(wanted.room_id, actor)
-        if wanted.reaction_type not in self._reactions:
-            names = " ".join(sorted(self._reactions))
-            raise InvalidError(f"reaction_type is one of {names}", field="reaction_type")
         draft = React(
             room_id=wanted.room_id,
             key=uuid4().hex,
@@ -122,7 +120,12 @@ class MessageService:
             reaction_type=wanted.reaction_type,
             action=wanted.action,
         )
-        return await self._answer(actor, await self._committer.append(draft))
+        async with self._directory.acting(wanted.room_id, actor):
+            if wanted.reaction_type not in self._reactions:
+                names = " ".join(sorted(self._reactions))
+                raise InvalidError(f"reaction_type is one of {names}", field="reaction_type")
+            outcome = await self._committer.append(draft)
+        return await self._answer(actor, outcome)
 
     async def read(self, actor: str, wanted: ReadMessage) -> ReadData:
         """Move one's read cursor forward; it is stored when this returns."""

@@ -300,6 +300,7 @@ class RoomService:
             raise NotFoundError("this person is not in the room", field="user_id")
         left = Tell(event="room_left", data=RoomLeft(room_id=room.id, reason=reason), users=people)
         await self._publisher.publish(notice, left)
+        await self._directory.settled(room.id)
         await self._publisher.publish(*await self._told("member_left", room, [user_id]))
 
     async def _set_role(self, room: Room, user_id: str, role: Role) -> None:
@@ -308,6 +309,7 @@ class RoomService:
         ):
             raise ConflictError("a room needs an owner: make another member the owner first")
         await self._publisher.publish(RoomChanged(room_id=room.id), await self._updated(room))
+        await self._directory.settled(room.id)
 
     async def _rename(self, room_id: str, name: str) -> Room:
         changed = RoomChanged(room_id=room_id)
@@ -318,11 +320,14 @@ class RoomService:
         return renamed
 
     async def _delete(self, room: Room) -> None:
-        people = frozenset([member.user_id async for member in self._every_member(room.id)])
-        notice = MembershipChanged(room_id=room.id, user_ids=people, left_because="deleted")
-        await self._written(notice, self._store.update_room(room.id, deleted_at=self._clock()))
+        # Who enters meanwhile would not be told that the room is gone.
+        async with self._turns.take(room.id):
+            people = frozenset([member.user_id async for member in self._every_member(room.id)])
+            notice = MembershipChanged(room_id=room.id, user_ids=people, left_because="deleted")
+            await self._written(notice, self._store.update_room(room.id, deleted_at=self._clock()))
         left = Tell(event="room_left", data=RoomLeft(room_id=room.id, reason="deleted"), users=people)
         await self._publisher.publish(notice, left)
+        await self._directory.settled(room.id)
 
     async def _written(self, notice: Control, write: Awaitable[Written]) -> Written:
         """The write's result. When its outcome is unknown, everybody concerned looks at the store again."""

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.domain.errors import ForbiddenError, UnavailableError
-from server.domain.models import Member
-from tests.services import Gate, Site, SiteRules, break_, open_site
+from tests.services import Site, SiteRules, break_, hold_call, open_site
 
 
 @pytest.fixture
@@ -53,17 +52,9 @@ async def test_who_enters_twice_at_once_is_in_the_room_although_it_is_full_then(
     assert [room.member_count for room in rooms] == [3] * 4
 
 
-async def test_a_place_is_taken_until_its_write_is_done_though_nobody_waits_for_it(
-    small: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_place_is_taken_until_its_write_is_done_though_nobody_waits_for_it(small: Site) -> None:
     room_id = await small.group("juan", "ana", kind="public")
-    gate, write = Gate(), small.storage.add_member
-
-    async def slow(member: Member) -> Member:
-        await gate.pass_through()
-        return await write(member)
-
-    monkeypatch.setattr(small.storage, "add_member", slow)
+    gate = hold_call(small.storage, "add_member")
     leaving = asyncio.create_task(small.rooms.join("eva", room_id))
     await gate.reached()
     leaving.cancel()
