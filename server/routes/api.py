@@ -239,7 +239,9 @@ class Api:
         async def authenticated(request: web.Request) -> web.StreamResponse:
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")
             is_bearer = scheme.lower() == "bearer"
-            identity = await self._accounts.authenticate(token.strip() if is_bearer else None)
+            given = token.strip() if is_bearer else None
+            # A profile follows the token when its user connects: else each request might be a write and told.
+            identity = await self._accounts.authenticate(given, follows_profile=False)
             if self._rules.rates is not None:
                 self._take((identity.user.id, rate_class), self._rules.rates[rate_class])
             return await handler(request, identity)

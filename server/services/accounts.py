@@ -89,8 +89,10 @@ class AccountService:
         # The ids of the accounts whose registration was answered `unavailable`: they may be there by now.
         self._unanswered: dict[str, None] = {}
 
-    async def authenticate(self, token: str | None) -> Identity:
+    async def authenticate(self, token: str | None, *, follows_profile: bool = True) -> Identity:
         """Who the access token stands for; a user first seen is created from its claims.
+
+        `follows_profile`: the name and picture of a token from outside become the user's.
 
         Raises UnauthenticatedError (no token), TokenInvalidError, TokenExpiredError, TokenRevokedError.
         """
@@ -98,6 +100,8 @@ class AccountService:
             raise UnauthenticatedError("a token is needed: log in")
         claims = self._tokens.read_access(token, now=self._clock() / 1000)
         user = await (self._built_in_user(claims) if claims.is_built_in else self._outside_user(claims))
+        if follows_profile and not claims.is_built_in:
+            user = await self._follow_profile(user, claims)
         return Identity(user=user, login_id=claims.login_id, expires_at=claims.expires_at)
 
     async def register(self, username: str, password: str, display_name: str | None) -> Signed:
@@ -233,7 +237,7 @@ class AccountService:
         issued_ms = None if claims.issued_at is None else claims.issued_at * 1000
         if user.revoked_before is not None and (issued_ms is None or issued_ms < user.revoked_before):
             raise TokenRevokedError("this login was ended")
-        return await self._follow_profile(user, claims)
+        return user
 
     async def _create_outside(self, user_id: str, claims: Claims) -> User:
         username = username_from(claims.username, claims.display_name, claims.subject)

@@ -2,6 +2,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
@@ -11,6 +12,7 @@ from server.domain.errors import InvalidError
 from server.domain.ratelimit import Rate
 from server.events import CLIENT_EVENTS, History
 from server.routes.api import ListQuery, RoomsQuery, _member_cursor, _query
+from tests.harness import SECRET
 from tests.services import Site
 from tests.unit.routes.world import Client, answer, error, open_backend, open_client
 
@@ -57,6 +59,20 @@ async def test_a_token_comes_as_bearer(client: Client, header: str, code: str | 
     given_header = header.replace("TOKEN", signed_in["Authorization"].removeprefix("Bearer "))
     status, body = await answer(client, "GET", "/api/me", headers={"Authorization": given_header})
     assert (body.get("error", {}).get("code"), status == 200) == (code, code is None)
+
+
+async def test_a_request_does_not_make_the_profile_follow_its_token(site: Site, client: Client) -> None:
+    now = int(site.clock.now_s)
+    claims = {"sub": "ana", "iat": now, "exp": now + 900}
+    tokens = [jwt.encode({**claims, "name": name}, SECRET, algorithm="HS256") for name in ("Ana", "Anita")]
+    headers = [{"Authorization": f"Bearer {token}"} for token in tokens]
+    for header, shown in ((headers[0], "Ana"), (headers[1], "Ana")):
+        _, body = await answer(client, "GET", "/api/me", headers=header)
+        assert body["user"]["display_name"] == shown
+    assert site.publisher.notices == []
+    await answer(client, "PATCH", "/api/me", headers=headers[0], json={"display_name": "Ana María"})
+    _, body = await answer(client, "GET", "/api/me", headers=headers[0])
+    assert body["user"]["display_name"] == "Ana María"
 
 
 async def test_every_route_does_what_the_event_of_its_name_does(client: Client) -> None:
