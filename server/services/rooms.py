@@ -248,11 +248,13 @@ class RoomService:
         if len(chosen) >= limit:
             raise ForbiddenError(f"a person is in at most {limit} rooms")
 
-    async def _require_below_member_limit(self, room_id: str) -> None:
+    async def _count_below_limit(self, room_id: str) -> int:
         limit = self._limits.members_per_room
         # Of the store itself: what others keep in memory is dropped only when a coming is told.
-        if limit is not None and (await self._store.member_counts([room_id])).get(room_id, 0) >= limit:
+        count = (await self._store.member_counts([room_id])).get(room_id, 0)
+        if limit is not None and count >= limit:
             raise ForbiddenError(f"a room has at most {limit} members")
+        return count
 
     def _member(self, room: Room, user_id: str, role: Role = "member") -> Member:
         return Member(
@@ -288,7 +290,8 @@ class RoomService:
             if await self._store.find_member(room.id, member.user_id) is not None:
                 return
             await self._require_below_room_limit(member.user_id)
-            await self._require_below_member_limit(room.id)
+            if await self._count_below_limit(room.id) == 0:  # everybody had left it, and it needs an owner
+                member = msgspec.structs.replace(member, role="owner")
             stored = await self._written(notice, self._store.add_member(member))
         if stored.incarnation == member.incarnation:
             await self._tell_joined(room, notice)
@@ -296,7 +299,9 @@ class RoomService:
     async def _remove(self, room: Room, user_id: str, *, reason: LeaveReason) -> None:
         people = frozenset([user_id])
         notice = MembershipChanged(room_id=room.id, user_ids=people, left_because=reason)
-        if await self._written(notice, self._store.remove_member(room.id, user_id)) is None:
+        async with self._turns.take(room.id):
+            removed = await self._written(notice, self._store.remove_member(room.id, user_id))
+        if removed is None:
             raise NotFoundError("this person is not in the room", field="user_id")
         left = Tell(event="room_left", data=RoomLeft(room_id=room.id, reason=reason), users=people)
         await self._publisher.publish(notice, left)

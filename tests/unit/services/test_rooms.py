@@ -16,7 +16,7 @@ from server.domain.errors import (
 from server.domain.models import Role
 from server.events import CreateRoom
 from server.services.notices import MembershipChanged, Notice, RoomChanged, Tell
-from tests.services import Site, SiteRules, break_, hold_answer, open_site
+from tests.services import Site, SiteRules, break_, hold_answer, hold_call, open_site
 
 
 @pytest.fixture
@@ -213,6 +213,26 @@ async def test_the_last_owner_hands_over_or_the_oldest_member_follows(people: Si
     await people.rooms.set_role("eva", room_id, "ana", "owner")
     await people.rooms.set_role("eva", room_id, "eva", "member")
     assert (await people.rooms.get("eva", room_id)).role == "member"
+
+
+async def test_who_enters_a_public_room_that_everybody_left_owns_it(people: Site) -> None:
+    room_id = await people.group("juan", kind="public")
+    await people.rooms.leave("juan", room_id)
+    assert (await people.rooms.join("ana", room_id)).role == "owner"
+    assert (await people.rooms.join("juan", room_id)).role == "member"
+
+
+async def test_a_room_has_an_owner_when_one_enters_as_the_last_one_leaves(people: Site) -> None:
+    room_id = await people.group("juan", kind="public")
+    gate = hold_call(people.storage, "add_member")
+    entering = asyncio.create_task(people.rooms.join("ana", room_id))
+    await gate.reached()
+    leaving = asyncio.create_task(people.rooms.leave("juan", room_id))
+    for _ in range(5):
+        await people.storage.ping()
+    gate.open()
+    await asyncio.gather(entering, leaving)
+    assert (await people.rooms.get("ana", room_id)).role == "owner"
 
 
 @pytest.mark.parametrize("role", ["admin", "owner"])
