@@ -84,9 +84,11 @@ class RoomService:
         )
         members = [self._member(room, actor, "owner"), *(self._member(room, each) for each in member_ids)]
         stored, _ = await self._completion.run(self._create(room, members))
-        if stored.deleted_at is not None or (stored.kind, stored.name) != (wanted.kind, name):
+        view = await self._views.room(stored, actor)
+        # Without a role: it was deleted, or the actor has left it.
+        if view.role is None or (stored.kind, stored.name) != (wanted.kind, name):
             raise ConflictError("this client_msg_id stands for another room", field="client_msg_id")
-        return await self._views.room(stored, actor)
+        return view
 
     async def open_direct(self, actor: str, user_id: str) -> RoomView:
         """The one direct room of two people, made when it is first asked for."""

@@ -81,6 +81,13 @@ async def test_a_repeat_answers_the_first_room_and_tells_nothing_anew(people: Si
     assert (await people.rooms.create("ana", other)).name == "Foes"
 
 
+async def test_a_repeat_shows_nothing_of_a_group_that_its_maker_is_no_longer_in(people: Site) -> None:
+    wanted = CreateRoom(kind="group", name="Friends", member_ids=["ana"], client_msg_id="1")
+    room = await people.rooms.create("juan", wanted)
+    await people.rooms.leave("juan", room.id)
+    assert await why(people.rooms.create("juan", wanted)) == (ConflictError, "client_msg_id")
+
+
 @pytest.mark.parametrize(
     ("wanted", "refusal"),
     [
