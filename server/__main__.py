@@ -117,7 +117,7 @@ async def _serve(settings: Settings, secret: str) -> int:
     except OSError as error:
         print(_about_port(settings, error), file=sys.stderr)
     else:
-        print(f"Tertulia is at http://{settings.server.host}:{port}", flush=True)
+        print(f"Tertulia is at {settings.server.url(port)}", flush=True)
         await stopping.wait()
         await server.drain()
         await server.close()

@@ -131,7 +131,7 @@ class Tertulia:
         port = int(self._runner.addresses[0][1])
         _log.info(
             "server.started",
-            url=f"http://{server.host}:{port}",
+            url=server.url(port),
             version=events.VERSION,
             namespaces=[events.NAMESPACE],
             events=sorted(events.CLIENT_EVENTS),

@@ -78,9 +78,10 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 class ServerSettings(Section, frozen=True, kw_only=True):
     """Where the server listens, and whom it trusts."""
 
-    host: Annotated[Text, Meta(description="Address to listen on; 0.0.0.0 or :: for every interface.")] = (
-        "127.0.0.1"
-    )
+    host: Annotated[
+        Text,
+        Meta(description="Address to listen on; 0.0.0.0 for every IPv4 interface, :: for every IPv6 one."),
+    ] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="TCP port; 0 takes a free one.")] = 8080
     development: Annotated[
         bool,
@@ -102,6 +103,11 @@ class ServerSettings(Section, frozen=True, kw_only=True):
             description="Time between going unready and closing, for load balancers; always 0 in development."
         ),
     ] = 5.0
+
+    def url(self, port: int) -> str:
+        """Where a browser finds the server that listens on `port`."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}"
 
 
 class RealtimeSettings(Section, frozen=True, kw_only=True):

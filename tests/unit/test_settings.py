@@ -29,6 +29,18 @@ def test_settings_cannot_be_changed() -> None:
         Settings().server.port = 1  # type: ignore[misc]  # what the test is about
 
 
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:9000"),
+        ("localhost", "http://localhost:9000"),
+        ("::1", "http://[::1]:9000"),
+    ],
+)
+def test_the_address_that_is_shown_can_be_opened(host: str, url: str) -> None:
+    assert ServerSettings(host=host).url(9000) == url
+
+
 def test_a_secret_shows_itself_only_when_asked() -> None:
     settings = Settings(auth=AuthSettings(secret=Secret(SECRET)))
     shown = [
