@@ -16,8 +16,8 @@ import { randomUUID } from "node:crypto";
 import { io } from "socket.io-client";
 
 const URL = process.argv[2] ?? "http://127.0.0.1:8080";
-const ME = "juan";
-const PEER = "ana";
+const ME = "juan.example";
+const PEER = "ana.example";
 const PATIENCE_MS = 1000 * (process.argv[3] ?? 60); // how long to wait for any one thing
 
 const CLIENT_EVENTS = `chat_message edit_message delete_message react_message read_message typing join_room leave_room

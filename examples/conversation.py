@@ -18,8 +18,8 @@ import socketio
 ARGUMENTS = dict(enumerate(sys.argv))
 URL = ARGUMENTS.get(1, "http://127.0.0.1:8080")
 PATIENCE_S = float(ARGUMENTS.get(2, 60))  # how long to wait for any one thing
-ME = "ana"
-PEER = "juan"
+ME = "ana.example"
+PEER = "juan.example"
 NAMESPACE = "/chat"
 
 CLIENT_EVENTS = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from server.events import CLIENT_EVENTS, SERVER_EVENTS
-from tests.harness import PATIENCE_S, ROOT, ServerProcess, running_server
+from tests.harness import PATIENCE_S, ROOT, ServerProcess, http_api, running_server, site_token
 from tests.node import NODE_MODULES, require_node
 
 pytestmark = pytest.mark.node
@@ -81,10 +81,15 @@ async def _conversation(folder: Path, server: ServerProcess) -> AsyncIterator[tu
 
 
 async def test_both_programs_send_and_receive_every_event_of_the_contract(tmp_path: Path) -> None:
-    async with (
-        running_server(tmp_path / "data", SHORT_LIVED) as server,
-        _conversation(tmp_path, server) as (juan, ana),
-    ):
+    """Also where people have signed up already, as README and the page suggest."""
+    async with running_server(tmp_path / "data", SHORT_LIVED) as server, http_api(server) as api:
+        for username in ("juan", "ana"):
+            await api.call("GET", "/api/me", token=site_token(username))
+        await _talk(tmp_path, server)
+
+
+async def _talk(folder: Path, server: ServerProcess) -> None:
+    async with _conversation(folder, server) as (juan, ana):
         await asyncio.gather(juan.printed(ASKS_TO_STOP), ana.printed(ASKS_TO_STOP))
         await server.stop()
         for program in (juan, ana):
