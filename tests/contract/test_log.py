@@ -15,6 +15,7 @@ from tests.builders import (
     react_change,
     room,
 )
+from tests.contract.conftest import Implementation
 
 TEXTS = {
     "emoji": "👩‍👩‍👧‍👦 🇪🇸 ✌🏽 ❤️",
@@ -281,9 +282,11 @@ async def test_sending_moves_the_senders_own_cursor_forward_alone(storage: Stora
     assert await cursor(storage, "ana") == 0
 
 
-async def test_concurrent_writers_leave_neither_gap_nor_double(storage: Storage) -> None:
+async def test_concurrent_writers_leave_neither_gap_nor_double(
+    storage: Storage, implementation: Implementation
+) -> None:
     """Four writers number by the head they read, and try again when another one was faster."""
-    each = 25
+    each = round(25 * implementation.effort)
 
     async def write(writer: str) -> None:
         for index in range(each):

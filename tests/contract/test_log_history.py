@@ -10,6 +10,7 @@ from server.domain.changes import Delete, Draft, Edit, Plan, Post, Present, Reac
 from server.domain.models import Change, Head, Message
 from server.storage.base import Storage
 from tests.builders import CREATED_AT
+from tests.contract.conftest import Implementation
 
 ROOMS = ("red", "blue")
 USERS = ("ana", "bea", "juan")
@@ -118,9 +119,11 @@ async def compare(storage: Storage, history: History) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_a_random_history_reads_back_as_it_was_decided(storage: Storage, seed: int) -> None:
+async def test_a_random_history_reads_back_as_it_was_decided(
+    storage: Storage, implementation: Implementation, seed: int
+) -> None:
     history = History(seed)
-    for _ in range(30):
+    for _ in range(round(30 * implementation.effort)):
         drafts = [history.draft() for _ in range(history.random.randint(1, 20))]
         decided = await decide(storage, drafts)
         await storage.append(decided.entries)

@@ -27,7 +27,7 @@ from server.domain.models import Change, Message
 from server.storage.base import LogStore, Storage
 from server.storage.commit import Committer
 from tests.builders import CREATED_AT, message_change
-from tests.contract.conftest import IMPLEMENTATIONS
+from tests.contract.conftest import IMPLEMENTATIONS, NAMES
 from tests.drafts import Told, edit, react
 from tests.room_model import ROOMS, USERS, Op, RoomModel, check_present, ops, verdict_of
 
@@ -304,14 +304,15 @@ def _may_be(entry: Change, draft: Draft) -> bool:
     return is_same and (not isinstance(draft, Post) or entry.digest == draft.digest)
 
 
-@pytest.mark.parametrize("name", sorted(IMPLEMENTATIONS))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_log_is_as_if_everything_was_done_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda low, _high: low / 10)  # collisions are the rule here
-    machine = type("Machine", (LogMachine,), {"make_storage": staticmethod(IMPLEMENTATIONS[name])})
+    implementation = IMPLEMENTATIONS[name]
+    machine = type("Machine", (LogMachine,), {"make_storage": staticmethod(implementation.make)})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=max(1, round(EXAMPLES * implementation.effort)),
             stateful_step_count=12,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -1,0 +1,188 @@
+"""How the server is asked: concerns, bounds, and errors that give nothing away."""
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+from bson.timestamp import Timestamp
+from pymongo import monitoring
+from pymongo.asynchronous.database import AsyncDatabase
+
+from server.domain.errors import UnavailableError
+from server.storage.base import StoreRefusedError
+from server.storage.mongo.database import Database, Driver
+from server.storage.mongo.store import MongoStorage
+from tests.builders import delete_change, member, message_change, room, user
+
+DRIVERS: tuple[Driver, ...] = ("pymongo", "motor")
+PASSWORD = "hunter2-secret"
+READS = ("find", "aggregate")
+WRITES = ("insert", "update", "delete")
+
+
+class Wire(monitoring.CommandListener):
+    """Keeps the commands that are sent."""
+
+    def __init__(self) -> None:
+        self.commands: list[dict[str, Any]] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        self.commands.append(dict(event.command))
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        pass
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
+    listener = Wire()
+    listeners = monitoring._LISTENERS
+    monkeypatch.setattr(
+        monitoring,
+        "_LISTENERS",
+        listeners._replace(command_listeners=[*listeners.command_listeners, listener]),
+    )
+    return listener
+
+
+async def use(storage: MongoStorage) -> None:
+    """Do some of everything."""
+    await storage.create_user(user("juan"), "hash")
+    await storage.create_room(room("room"), [member("room", "juan", role="owner")])
+    await storage.add_member(member("room", "ana"))
+    change = message_change("room", 1)
+    await storage.append([change, delete_change(change.message, 2)])
+    await storage.advance_cursors([("room", "juan", 1)])
+    await storage.heads(["room"])
+    await storage.find_by_keys([("room", change.key)])
+    await storage.find_messages([("room", change.message.id)])
+    await storage.messages_between("room", 1, 5)
+    await storage.changes_after("room", 0, 10)
+    await storage.own_reactions([("room", "juan", 1)])
+    await storage.member_counts(["room"])
+    await storage.memberships("juan")
+    await storage.set_role("room", "ana", "admin")
+    await storage.remove_member("room", "ana")
+    await storage.update_user("juan", display_name="Juan")
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_what_is_read_and_written_is_the_majoritys_and_journaled(
+    url: str, wire: Wire, driver: Driver
+) -> None:
+    storage = MongoStorage(url, driver=driver, timeout_s=10)
+    await storage.open()
+    wire.commands.clear()
+    await use(storage)
+    await storage.close()
+    reads = [each for each in wire.commands if next(iter(each)) in READS]
+    writes = [each for each in wire.commands if next(iter(each)) in WRITES]
+    assert len(reads) > 10
+    assert {next(iter(each)) for each in writes} == set(WRITES)
+    for each in reads:
+        assert each["readConcern"] == {"level": "majority"}
+        assert each.get("$readPreference", {"mode": "primary"})["mode"] in ("primary", "primaryPreferred")
+    for each in writes:
+        assert each["writeConcern"] == {"w": "majority", "j": True, "wtimeout": 10_000}
+        assert "txnNumber" not in each
+    assert all("lsid" in each for each in (*reads, *writes))
+
+
+async def test_a_batch_is_one_ordered_insert(url: str, wire: Wire, storage: MongoStorage) -> None:
+    del storage  # it has the lease, and was not listened to
+    second = MongoStorage(url, is_alone=False, timeout_s=10)
+    await second.open()
+    wire.commands.clear()
+    await second.append([message_change("room", rev, content="x" * 16_000) for rev in range(1, 501)])
+    await second.close()
+    (insert,) = (each for each in wire.commands if "insert" in each)
+    assert insert["ordered"] is True
+
+
+# The drivers leave a socket that never connected to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"mongodb://juan:{PASSWORD}@127.0.0.1:1/chat",
+        f"mongodb://juan:{PASSWORD}@nowhere.invalid:1/chat",
+    ],
+)
+async def test_a_server_that_is_not_there_is_reported_in_time_without_the_password(
+    url: str, driver: Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = MongoStorage(url, driver=driver, timeout_s=0.5)
+    async with asyncio.timeout(5):
+        with pytest.raises(UnavailableError, match=r"cannot be reached within 0\.5 s") as raised:
+            await storage.open()
+    assert PASSWORD not in str(raised.value) + caplog.text
+    assert raised.value.__cause__ is None
+    gc.collect()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"mongodb://juan:{PASSWORD}/x@127.0.0.1:27017/chat",
+        f"mongodb://juan:{PASSWORD}@127.0.0.1:port/chat",
+        f"mongodb://juan:{PASSWORD}@/chat",
+        f"http://juan:{PASSWORD}@127.0.0.1/chat",
+    ],
+)
+async def test_a_url_that_is_none_is_refused_without_showing_it(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(StoreRefusedError, match="expected mongodb://USER") as raised:
+        await MongoStorage(url, timeout_s=0.5).open()
+    assert PASSWORD not in str(raised.value) + caplog.text
+
+
+async def test_a_wrong_password_is_refused_with_the_reason(url: str) -> None:
+    head, _, rest = url.partition("://")
+    with pytest.raises(StoreRefusedError, match="the user or the password") as raised:
+        await MongoStorage(f"{head}://juan:{PASSWORD}@{rest}", timeout_s=5).open()
+    assert PASSWORD not in str(raised.value)
+
+
+async def test_a_caller_that_goes_away_leaves_its_write_to_its_end(
+    storage: MongoStorage, inside: AsyncDatabase[dict[str, Any]]
+) -> None:
+    task = asyncio.create_task(storage.append([message_change("room", 1)]))
+    await asyncio.sleep(0)  # it begins
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await storage.close()
+    assert await inside.changes.count_documents({}) == 1
+
+
+class Session:
+    """What a session of a replica set reports."""
+
+    def __init__(self, seconds: int) -> None:
+        self.operation_time = Timestamp(seconds, 1)
+        self.cluster_time = {"clusterTime": self.operation_time}
+        self.begun_at: list[object] = []
+
+    def advance_operation_time(self, time: Timestamp) -> None:
+        self.begun_at.append(time)
+
+    def advance_cluster_time(self, time: object) -> None:
+        self.begun_at.append(time)
+
+
+def test_each_call_begins_where_the_furthest_one_before_it_ended() -> None:
+    database: Any = Database("mongodb://x", driver="pymongo", timeout_s=1)
+    first = Session(1)
+    database._go_on_in(first)
+    assert first.begun_at == []
+    for session in (first, Session(5), Session(3)):
+        database._remember(session)
+    last = Session(9)
+    database._go_on_in(last)
+    assert last.begun_at == [{"clusterTime": Timestamp(5, 1)}, Timestamp(5, 1)]

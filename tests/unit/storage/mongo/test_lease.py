@@ -1,0 +1,73 @@
+"""One server alone: who lives keeps the database, who is gone loses it."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from pymongo.asynchronous.database import AsyncDatabase
+
+from server.domain.errors import UnavailableError
+from server.storage.base import StoreRefusedError
+from server.storage.mongo.store import MongoStorage
+from tests.builders import message_change
+
+Inside = AsyncDatabase[dict[str, Any]]
+
+
+async def becomes(storage: MongoStorage, *, is_refused: bool) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await storage.ping()
+            except UnavailableError:
+                if is_refused:
+                    return
+            else:
+                if not is_refused:
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def test_the_lease_of_a_server_that_crashed_is_taken_over(url: str, inside: Inside) -> None:
+    await inside.meta.insert_one({"_id": "schema", "version": 1, "epoch": "x"})
+    await inside.meta.insert_one({"_id": "lease", "holder": "crashed", "beat": 7})
+    storage = MongoStorage(url, lease_s=0.4)
+    await storage.open()
+    await storage.append([message_change("room", 1)])
+    await storage.close()
+    assert await inside.meta.find_one({"_id": "lease"}) is None
+
+
+async def test_servers_that_hear_of_each_other_share_a_database(url: str) -> None:
+    both = [MongoStorage(url, is_alone=False, timeout_s=10) for _ in range(2)]
+    for each in both:
+        await each.open()
+    await both[0].append([message_change("room", 1)])
+    assert (await both[1].heads(["room"]))["room"].rev == 1
+    for each in both:
+        await each.close()
+
+
+async def test_who_lost_the_lease_stores_nothing_until_it_is_free_again(
+    storage: MongoStorage, inside: Inside
+) -> None:
+    await inside.meta.update_one({"_id": "lease"}, {"$set": {"holder": "another"}})
+    await becomes(storage, is_refused=True)
+    for call in (storage.ping(), storage.append([message_change("room", 1)])):
+        with pytest.raises(UnavailableError, match="another server"):
+            await call
+    await inside.meta.delete_one({"_id": "lease"})
+    await becomes(storage, is_refused=False)
+
+
+async def test_a_refused_server_leaves_the_lease_alone(
+    url: str, storage: MongoStorage, inside: Inside
+) -> None:
+    before = await inside.meta.find_one({"_id": "lease"})
+    with pytest.raises(StoreRefusedError):
+        await MongoStorage(url, lease_s=1).open()
+    after = await inside.meta.find_one({"_id": "lease"})
+    assert before is not None
+    assert after is not None
+    assert after["holder"] == before["holder"]
+    await storage.ping()

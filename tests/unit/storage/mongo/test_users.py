@@ -1,0 +1,48 @@
+"""Logins are only ever added to; what is long past goes."""
+
+from typing import Any
+
+from msgspec.structs import replace
+from pymongo.asynchronous.database import AsyncDatabase
+
+from server.domain.models import Login
+from server.storage.mongo.store import MongoStorage
+from server.storage.mongo.users import LONG_PAST_MS
+from tests.builders import CREATED_AT
+
+Inside = AsyncDatabase[dict[str, Any]]
+LOGIN = Login(id="login", user_id="juan", n=0, rotated_at=CREATED_AT, expires_at=CREATED_AT + 1000)
+
+
+async def test_a_rotation_is_an_insert_and_the_one_before_it_goes(
+    storage: MongoStorage, inside: Inside
+) -> None:
+    await storage.create_login(LOGIN)
+    for n in range(3):
+        rotated = await storage.rotate_login("login", n, CREATED_AT + n, CREATED_AT + 2000 + n)
+        assert rotated is not None
+        assert rotated.n == n + 1
+    assert [each["_id"] async for each in inside.rotations.find()] == ["login:3"]
+
+
+async def test_a_rotation_that_comes_late_changes_nothing(storage: MongoStorage, inside: Inside) -> None:
+    await storage.create_login(LOGIN)
+    for n in range(2):
+        await storage.rotate_login("login", n, CREATED_AT, CREATED_AT + 2000)
+    await inside.rotations.insert_one(
+        {"_id": "login:1", "login_id": "login", "n": 1, "rotated_at": 1, "expires_at": 1}
+    )
+    found = await storage.find_login("login")
+    assert found == replace(LOGIN, n=2, rotated_at=CREATED_AT, expires_at=CREATED_AT + 2000)
+
+
+async def test_only_what_is_long_past_is_forgotten(storage: MongoStorage, inside: Inside) -> None:
+    await storage.create_login(replace(LOGIN, id="past"))
+    await storage.create_login(replace(LOGIN, id="rotated"))
+    await storage.rotate_login("rotated", 0, CREATED_AT, CREATED_AT + 10 * LONG_PAST_MS)
+    await storage.revoke_login(replace(LOGIN, id="revoked"))
+    storage._forgot_s = None
+    await storage.create_login(replace(LOGIN, id="new", rotated_at=CREATED_AT + 2 * LONG_PAST_MS))
+    assert {each["_id"] async for each in inside.logins.find()} == {"rotated", "new"}
+    assert await inside.revocations.count_documents({}) == 0
+    assert await storage.find_login("rotated") is not None
