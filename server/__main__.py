@@ -85,7 +85,7 @@ def _environment(options: argparse.Namespace) -> dict[str, str]:
 def _secret(settings: Settings) -> str:
     if settings.auth.secret is not None:
         return settings.auth.secret.reveal()
-    return load_or_create_secret(settings.database.path.parent)
+    return load_or_create_secret(settings.database.folder)
 
 
 def _token(settings: Settings, secret: str, user: str) -> int:

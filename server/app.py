@@ -21,9 +21,8 @@ from server.routes.api import Api, ApiRules
 from server.routes.edge import SOCKETIO_PATH, Edge, EdgeRules, is_own_fault
 from server.routes.system import System
 from server.services.views import iso
-from server.settings import Settings
+from server.settings import DatabaseSettings, Settings
 from server.storage.base import Storage
-from server.storage.sqlite.store import SqliteStorage
 from server.telemetry import Repeats, get_logger, new_error_id
 
 STATIC = Path(__file__).resolve().parent.parent / "static"
@@ -42,10 +41,7 @@ class Tertulia:
 
     def __init__(self, settings: Settings, secret: str, *, idle_timeout_s: float = _IDLE_TIMEOUT_S) -> None:
         self._settings = settings
-        database = settings.database
-        self.storage: Storage = SqliteStorage(
-            database.path, readers=database.readers, timeout_s=database.timeout_s
-        )
+        self.storage = _make_storage(settings.database)
         self._engine = Server(_engine_options(settings))
         self._bus = MemoryBus(self._engine, namespace=events.NAMESPACE)
         fanout = Fanout(self._bus)
@@ -177,6 +173,16 @@ class Tertulia:
                 except Exception:  # noqa: BLE001 - logged; the next tick must come
                     _log.exception("tick.failed", error_id=new_error_id())
             await asyncio.sleep(_TICK_S)
+
+
+def _make_storage(database: DatabaseSettings) -> Storage:
+    if database.is_sqlite:
+        from server.storage.sqlite.store import SqliteStorage
+
+        return SqliteStorage(database.path, readers=database.readers, timeout_s=database.timeout_s)
+    from server.storage.mongo.store import MongoStorage
+
+    return MongoStorage(database.url, driver=database.driver, timeout_s=database.timeout_s)
 
 
 def _engine_options(settings: Settings) -> Options:

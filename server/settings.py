@@ -195,17 +195,33 @@ class DatabaseSettings(Section, frozen=True, kw_only=True):
     """Where messages, rooms and users are stored."""
 
     url: Annotated[
-        Text, Meta(description="sqlite:///PATH from the working directory, sqlite:////PATH absolute.")
+        Text,
+        Meta(
+            description="sqlite:///PATH (four slashes: absolute) or mongodb://USER:PASSWORD@HOST:PORT/DATABASE."
+        ),
     ] = "sqlite:///var/tertulia.db"
+    driver: Annotated[
+        Literal["pymongo", "motor"], Meta(description="Driver of mongodb://: pymongo, or motor (slower).")
+    ] = "pymongo"
     timeout_s: Annotated[Seconds, Meta(description="Longest time one operation may take.")] = 5.0
     readers: Annotated[
-        int, Meta(ge=1, le=64, description="Connections that read beside the one that writes.")
+        int, Meta(ge=1, le=64, description="SQLite: connections that read beside the one that writes.")
     ] = 4
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether the store is a file."""
+        return self.url.startswith("sqlite:///")
 
     @property
     def path(self) -> Path:
         """The database file that a `sqlite:///` URL names."""
         return Path(self.url.removeprefix("sqlite:///"))
+
+    @property
+    def folder(self) -> Path:
+        """Where the server keeps files of its own: beside the database file, else `var/`."""
+        return self.path.parent if self.is_sqlite else Path("var")
 
 
 class ClusterSettings(Section, frozen=True, kw_only=True):

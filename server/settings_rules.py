@@ -21,6 +21,11 @@ _ORIGIN = re.compile(
 )
 _LAST_PORT = 65_535
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
+_MONGODB = re.compile(
+    r"(?:(?:[^@:/?#%]|%[0-9A-Fa-f]{2})+(?::(?:[^@:/?#%]|%[0-9A-Fa-f]{2})*)?@)?(?P<hosts>[^@/?#]+)"
+    r"(?:/[^/?#\\. \"$\0]*)?(?:\?[^#\s]*)?"
+)
+_MONGODB_HOST = re.compile(r"(?P<host>[^:\[\]]+|\[[^\[\]]+\])(?::(?P<port>[0-9]{1,5}))?")
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 
 
@@ -30,6 +35,9 @@ def broken_rules(settings: Settings) -> Iterator[BrokenRule]:
     yield from _realtime(settings.realtime, settings.chat)
     yield from _auth(settings.auth)
     yield from _urls(settings.database.url, settings.cluster.url)
+    if not settings.database.is_sqlite and settings.database.timeout_s >= settings.realtime.event_deadline_s:
+        message = "must be less than realtime.event_deadline_s, or nothing is left of it for a second try"
+        yield ("database.timeout_s", "realtime.event_deadline_s"), message
     yield from _unique("chat.reactions", settings.chat.reactions)
 
 
@@ -79,9 +87,17 @@ def _auth(auth: AuthSettings) -> Iterator[BrokenRule]:
 def _urls(database: str, cluster: str) -> Iterator[BrokenRule]:
     store, path = _split(database)
     if store in ("mongodb", "mongodb+srv"):
-        yield ("database.url",), f"{store}:// is not in this version, which has only sqlite:///PATH"
+        if not _is_mongodb(path, has_port=store == "mongodb"):
+            message = (
+                f"expected {store}://USER:PASSWORD@HOST/DATABASE?OPTIONS (all but HOST may be left out); "
+                "in user and password / ? # @ : % stand as %2F %3F %23 %40 %3A %25"
+            )
+            yield ("database.url",), message
     elif store != "sqlite" or not path.startswith("/"):
-        yield ("database.url",), "expected sqlite:///PATH (three slashes; four for an absolute path)"
+        yield (
+            ("database.url",),
+            "expected sqlite:///PATH (three slashes; four for an absolute path) or mongodb://HOST",
+        )
     elif path in ("/", "/:memory:") or path.endswith("/") or set(path) & set("?#\0"):
         yield ("database.url",), "expected the path of a file after sqlite:///, without options"
     bus, rest = _split(cluster)
@@ -92,6 +108,21 @@ def _urls(database: str, cluster: str) -> Iterator[BrokenRule]:
             yield ("cluster.url", "database.url"), message
     elif bus != "memory" or rest:
         yield ("cluster.url",), "expected memory://"
+
+
+def _is_mongodb(rest: str, *, has_port: bool) -> bool:
+    """Whether this, after the scheme, names a server; what its options mean the driver knows."""
+    match = _MONGODB.fullmatch(rest)
+    return match is not None and all(
+        _is_mongodb_host(host, has_port=has_port) for host in match["hosts"].split(",")
+    )
+
+
+def _is_mongodb_host(text: str, *, has_port: bool) -> bool:
+    match = _MONGODB_HOST.fullmatch(text)
+    if match is None or not _is_host(match["host"].strip("[]")):
+        return False
+    return match["port"] is None or (has_port and 0 < int(match["port"]) <= _LAST_PORT)
 
 
 def _unique(key: str, values: Iterable[str]) -> Iterator[BrokenRule]:

@@ -1,15 +1,16 @@
 """What every test may use; and no skip passes where everything is required."""
 
 import os
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
 from tests.harness import Api, ServerProcess, http_api, running_server
-from tests.mongodb import is_real_mongod
+from tests.mongodb import is_real_mongod, shared_url
 
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -47,10 +48,40 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marker = metafunc.definition.get_closest_marker
+    if marker("every_store") and "store" in metafunc.fixturenames:
+        marks = [pytest.mark.real_services, *([pytest.mark.real_mongod] if marker("heavy") else [])]
+        on_mongodb = pytest.param("mongodb", marks=marks)
+        metafunc.parametrize("store", ["sqlite", on_mongodb], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def store(request: pytest.FixtureRequest) -> str:
+    """Where the server keeps its data: sqlite; in tests marked every_store, mongodb too."""
+    chosen: str = getattr(request, "param", "sqlite")
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def make_store_env(store: str) -> Callable[[], dict[str, str]]:
+    """Gives the environment of a server on an empty store."""
+
+    def make() -> dict[str, str]:
+        if store == "sqlite":  # in the folder of the server
+            return {}
+        return {"TERTULIA_DATABASE__URL": shared_url(f"test_{uuid4().hex[:16]}")}
+
+    return make
+
+
 @pytest_asyncio.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
+async def server(
+    tmp_path: Path, make_store_env: Callable[[], dict[str, str]]
+) -> AsyncIterator[ServerProcess]:
     """A server of the test's own, without limits."""
-    async with running_server(tmp_path / "data", {"TERTULIA_LIMITS__ENABLED": "false"}) as running:
+    env = {"TERTULIA_LIMITS__ENABLED": "false", **make_store_env()}
+    async with running_server(tmp_path / "data", env) as running:
         yield running
 
 

@@ -1,6 +1,10 @@
 """Two people talk through the official Python client."""
 
+import pytest
+
 from tests.harness import Api, Client, ServerProcess, connected
+
+pytestmark = pytest.mark.every_store
 
 
 async def _pair(api: Api) -> tuple[str, str, str]:

@@ -4,32 +4,49 @@ import asyncio
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+from msgspec import Struct
 from socketio.exceptions import SocketIOError
 
 from server.domain.models import Change, Head
-from server.storage.base import Membership
+from server.storage.base import Membership, Storage
+from server.storage.mongo.store import MongoStorage
 from server.storage.sqlite.store import SqliteStorage
 from tests.harness import NAMESPACE, PATIENCE_S, Client, Json, ServerProcess, running_server, site_token
 
-WRITERS = 20
-ROOMS = 8
 ROOMS_PER_WRITER = 3
-IN_FLIGHT = 6
-ENV = {"TERTULIA_LIMITS__ENABLED": "false"}
 SEED = 20_261_122
+
+
+class Load(Struct, frozen=True, kw_only=True):
+    """How many write how much at a time, how many kills come, and between how many acks each."""
+
+    writers: int
+    rooms: int
+    in_flight: int
+    kills: int
+    acks: tuple[int, int]
+
+
+LOADS = {
+    "sqlite": Load(writers=20, rooms=8, in_flight=6, kills=3, acks=(100, 500)),
+    # FerretDB reads the whole log for each query.
+    "mongodb": Load(writers=6, rooms=4, in_flight=2, kills=2, acks=(20, 60)),
+}
 
 
 class Writer:
     """Somebody who sends, reacts and reads without waiting, and keeps what was answered and what was not."""
 
-    def __init__(self, number: int, rooms: Sequence[str], chance: random.Random) -> None:
+    def __init__(self, number: int, rooms: Sequence[str], chance: random.Random, in_flight: int) -> None:
         self.user_id = f"writer-{number}"
         self.rooms = rooms
         self.chance = chance
+        self.in_flight = in_flight
         self.sent: dict[str, Json] = {}
         self.acked: dict[str, Json] = {}
         self.resent: set[str] = set()
@@ -46,7 +63,7 @@ class Writer:
 
     async def write(self, on_ack: Callable[[], None]) -> None:
         """Go on until the connection ends."""
-        lanes = [asyncio.create_task(self._lane(on_ack)) for _ in range(IN_FLIGHT)]
+        lanes = [asyncio.create_task(self._lane(on_ack)) for _ in range(self.in_flight)]
         await self.client.ended.wait()
         for lane in lanes:
             lane.cancel()
@@ -101,7 +118,7 @@ class Writer:
 
 
 class Kept:
-    """All that the file holds, read while no server runs."""
+    """All that the store holds, read while no server runs."""
 
     def __init__(self) -> None:
         self.logs: dict[str, list[Change]] = {}
@@ -109,9 +126,8 @@ class Kept:
         self.memberships: list[Membership] = []
 
     @classmethod
-    async def read(cls, folder: Path, rooms: Sequence[str], writers: Sequence[Writer]) -> "Kept":
+    async def read(cls, storage: Storage, rooms: Sequence[str], writers: Sequence[Writer]) -> "Kept":
         kept = cls()
-        storage = SqliteStorage(folder / "var" / "tertulia.db")
         await storage.open()
         kept.heads = await storage.heads(rooms)
         for room in rooms:
@@ -193,11 +209,17 @@ async def _work_until(
         return await server.process.wait()
 
 
-async def _make_rooms(server: ServerProcess) -> list[str]:
+def _storage(folder: Path, env: Mapping[str, str]) -> Storage:
+    if url := env.get("TERTULIA_DATABASE__URL"):
+        return MongoStorage(url, is_alone=False)
+    return SqliteStorage(folder / "var" / "tertulia.db")
+
+
+async def _make_rooms(server: ServerProcess, number: int) -> list[str]:
     owner = await Client().connect(server.url, {"token": site_token("owner")})
     rooms = [
         (await owner.call("create_room", {"kind": "public", "name": f"Room {n}"}))["room"]["id"]
-        for n in range(ROOMS)
+        for n in range(number)
     ]
     await owner.close()
     return rooms
@@ -210,27 +232,32 @@ async def _join(server: ServerProcess, writers: Sequence[Writer]) -> None:
             await writer.client.call("join_room", {"room_id": room})
 
 
+@pytest.mark.every_store
 async def test_what_was_acknowledged_survives_every_kill_once_and_in_order(
-    tmp_path: Path, record_property: Callable[[str, Any], None]
+    tmp_path: Path,
+    store: str,
+    make_store_env: Callable[[], dict[str, str]],
+    record_property: Callable[[str, Any], None],
 ) -> None:
-    chance = random.Random(SEED)
-    kills = [(chance.randint(100, 500), signal.SIGKILL) for _ in range(3)]
+    env = {"TERTULIA_LIMITS__ENABLED": "false", **make_store_env()}
+    chance, load = random.Random(SEED), LOADS[store]
+    kills = [(chance.randint(*load.acks), signal.SIGKILL) for _ in range(load.kills)]
     writers: list[Writer] = []
     rooms: list[str] = []
-    for acks, how in [*kills, (250, signal.SIGTERM)]:
+    for acks, how in [*kills, (sum(load.acks) // 2, signal.SIGTERM)]:
         record_property(how.name, acks)
-        async with running_server(tmp_path, ENV) as server:
+        async with running_server(tmp_path, env) as server:
             if not rooms:
-                rooms = await _make_rooms(server)
-                for n in range(WRITERS):
-                    own = [rooms[(n + m) % ROOMS] for m in range(ROOMS_PER_WRITER)]
-                    writers.append(Writer(n, own, random.Random(chance.random())))
+                rooms = await _make_rooms(server, load.rooms)
+                for n in range(load.writers):
+                    own = [rooms[(n + m) % load.rooms] for m in range(ROOMS_PER_WRITER)]
+                    writers.append(Writer(n, own, random.Random(chance.random()), load.in_flight))
             await _join(server, writers)
             await asyncio.gather(*(writer.resend() for writer in writers))
             assert not any(writer.unanswered for writer in writers)
             exit_code = await _work_until(server, writers, acks, how)
         assert exit_code == (0 if how == signal.SIGTERM else -how)
-        kept = await Kept.read(tmp_path, rooms, writers)
+        kept = await Kept.read(_storage(tmp_path, env), rooms, writers)
         kept.check_numbers()
         for writer in writers:
             kept.check_writer(writer)

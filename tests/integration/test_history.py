@@ -5,7 +5,11 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 
+import pytest
+
 from tests.harness import Api, Client, Json, ServerProcess, connected, site_token
+
+pytestmark = pytest.mark.every_store
 
 MOST_BYTES = 256 * 1024
 LONG = "😀" * 4_000

@@ -4,7 +4,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+import pytest
+
 from tests.harness import Client, ServerProcess, caught_up, connected, site_token
+
+pytestmark = pytest.mark.every_store
 
 ROUNDS = 8
 
@@ -39,6 +43,7 @@ async def _chatter(room_id: str, *senders: Client) -> AsyncIterator[None]:
             is_over.set()
 
 
+@pytest.mark.heavy
 async def test_the_removed_hear_nothing_sent_after_the_ack_and_the_added_hear_everything(
     server: ServerProcess,
 ) -> None:

@@ -5,7 +5,11 @@ import contextlib
 import itertools
 from collections.abc import Callable
 
+import pytest
+
 from tests.harness import Api, Client, Json, ServerProcess, caught_up, connected, site_token
+
+pytestmark = pytest.mark.every_store
 
 ROLES = ("owner", "admin", "member")
 

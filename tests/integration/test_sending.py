@@ -6,7 +6,11 @@ import random
 from collections.abc import Callable
 from uuid import uuid4
 
+import pytest
+
 from tests.harness import Client, Json, ServerProcess, caught_up, connected, site_token
+
+pytestmark = pytest.mark.every_store
 
 
 def _people(server: ServerProcess, *user_ids: str) -> contextlib.AbstractAsyncContextManager[list[Client]]:
@@ -114,6 +118,7 @@ async def test_pipelined_events_of_a_connection_are_handled_in_order(server: Ser
                 assert answer["data"]["messages"][-1]["seq"] == newest
 
 
+@pytest.mark.heavy
 async def test_many_senders_leave_no_gap_and_all_hear_one_order(server: ServerProcess) -> None:
     names = [f"user{number}" for number in range(6)]
     async with _people(server, *names) as people:

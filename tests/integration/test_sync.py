@@ -4,7 +4,11 @@ import asyncio
 import contextlib
 import json
 
+import pytest
+
 from tests.harness import Client, Json, ServerProcess, connected, site_token
+
+pytestmark = pytest.mark.every_store
 
 MOST_BYTES = 256 * 1024
 LONG = "😀" * 4_000
@@ -167,6 +171,7 @@ async def test_an_answer_about_five_hundred_lost_rooms_is_not_too_large(server: 
         assert await juan.refused("sync", {"rooms": dict.fromkeys([*lost, "one", "two"], 3)}) == "invalid"
 
 
+@pytest.mark.heavy
 async def test_three_hundred_rooms_come_by_pages_and_what_moves_up_is_not_missed(
     server: ServerProcess,
 ) -> None:

@@ -27,6 +27,7 @@ TEXTS: dict[str, tuple[str, object]] = {
     "server.allowed_origins": ("https://a.org, https://*.b.org", ("https://a.org", "https://*.b.org")),
     "server.trusted_proxies": ("10.0.0.0/8,fd00::/8", ("10.0.0.0/8", "fd00::/8")),
     "server.drain_delay_s": ("0", 0.0),
+    "database.driver": ("motor", "motor"),
     "realtime.transports": ("websocket", ("websocket",)),
     "realtime.ping_interval_s": ("0.5", 0.5),
     "realtime.ping_timeout_s": ("3", 3.0),

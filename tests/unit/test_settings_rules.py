@@ -141,8 +141,6 @@ def test_sqlite_urls_are_taken(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("mongodb://u:hunter2@h/db", "mongodb:// is not in this version, which has only sqlite:///PATH"),
-        ("mongodb+srv://h/db", "mongodb+srv:// is not in this version"),
         ("postgres://u:hunter2@h/db", "expected sqlite:///PATH"),
         ("sqlite://var/x.db", "three slashes"),
         ("var/x.db", "expected sqlite:///PATH"),
@@ -159,6 +157,57 @@ def test_other_database_urls_are_refused_with_what_there_is(url: str, words: str
     assert "hunter2" not in message
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb://localhost",
+        "mongodb://127.0.0.1:27017/chat",
+        "mongodb://[::1]:27017/",
+        "mongodb://juan:p%40ss%2Fword!$&'()*+,;=@a.example.org:27017,b.example.org/chat?replicaSet=rs0&tls=true",
+        "mongodb://juan:@h/chat-2_x",
+        "mongodb://h?directConnection=true",
+        "mongodb+srv://juan:hunter2@cluster0.example.org/chat",
+    ],
+)
+def test_mongodb_urls_are_taken(url: str) -> None:
+    assert broken(database__url=url) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb://",
+        "mongodb:///chat",
+        "mongodb://juan:hunter2@/chat",
+        "mongodb://juan:hunter2/x@h/chat",
+        "mongodb://juan:hunter2@x@h/chat",
+        "mongodb://juan:hunter2:x@h/chat",
+        "mongodb://juan:hunter2%zz@h/chat",
+        "mongodb://juan:hunter2#x@h/chat",
+        "mongodb://:hunter2@h/chat",
+        "mongodb://h:port/chat",
+        "mongodb://h:0/chat",
+        "mongodb://h:70000/chat",
+        "mongodb://h,/chat",
+        "mongodb://[::1/chat",
+        "mongodb://h/two/parts",
+        "mongodb://h/with.dot",
+        "mongodb+srv://juan:hunter2@h:27017/chat",
+    ],
+)
+def test_broken_mongodb_urls_are_refused_with_the_shape_expected(url: str) -> None:
+    ((key, message),) = broken(database__url=url)
+    assert key == "database.url"
+    assert message.startswith(f"expected {url.partition(':')[0]}://USER:PASSWORD@HOST/DATABASE")
+    assert "hunter2" not in message
+
+
+def test_a_store_on_the_network_must_answer_within_the_deadline_of_an_event() -> None:
+    late = {"database__timeout_s": 10.0, "realtime__event_deadline_s": 10.0}
+    assert broken(**late) == []
+    assert keys_of(broken(**late, database__url="mongodb://h")) == ["database.timeout_s"]
+
+
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel"])
 def test_redis_is_refused_and_with_sqlite_for_a_reason_of_its_own(scheme: str) -> None:
     url = f"{scheme}://:hunter2@h:6379"
@@ -166,10 +215,7 @@ def test_redis_is_refused_and_with_sqlite_for_a_reason_of_its_own(scheme: str) -
         ("cluster.url", f"{scheme}:// is not in this version, which has only memory:// (one process)"),
         ("cluster.url", f"{scheme}:// with sqlite:// is refused: an SQLite file serves one process alone"),
     ]
-    assert keys_of(broken(cluster__url=url, database__url="mongodb://h/db")) == [
-        "database.url",
-        "cluster.url",
-    ]
+    assert keys_of(broken(cluster__url=url, database__url="mongodb://h/db")) == ["cluster.url"]
 
 
 @pytest.mark.parametrize("url", ["memory", "memory://x", "nats://h", "memory:///"])

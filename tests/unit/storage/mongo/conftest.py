@@ -6,11 +6,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, monitoring
 from pymongo.asynchronous.database import AsyncDatabase
 
 from server.storage.mongo.store import MongoStorage
 from tests.mongodb import shared_url
+from tests.unit.storage.mongo.wire import Wire
 
 
 @pytest.fixture
@@ -31,6 +32,18 @@ async def inside(url: str) -> AsyncIterator[AsyncDatabase[dict[str, Any]]]:
     client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(url)
     yield client.get_default_database()
     await client.close()
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
+    listener = Wire()
+    listeners = monitoring._LISTENERS
+    monkeypatch.setattr(
+        monitoring,
+        "_LISTENERS",
+        listeners._replace(command_listeners=[*listeners.command_listeners, listener]),
+    )
+    return listener
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

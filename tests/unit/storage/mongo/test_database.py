@@ -6,68 +6,19 @@ from typing import Any
 
 import pytest
 from bson.timestamp import Timestamp
-from pymongo import monitoring
 from pymongo.asynchronous.database import AsyncDatabase
 
 from server.domain.errors import UnavailableError
 from server.storage.base import StoreRefusedError
 from server.storage.mongo.database import Database, Driver
 from server.storage.mongo.store import MongoStorage
-from tests.builders import delete_change, member, message_change, room, user
+from tests.builders import message_change
+from tests.unit.storage.mongo.wire import Wire, use
 
 DRIVERS: tuple[Driver, ...] = ("pymongo", "motor")
 PASSWORD = "hunter2-secret"
 READS = ("find", "aggregate")
 WRITES = ("insert", "update", "delete")
-
-
-class Wire(monitoring.CommandListener):
-    """Keeps the commands that are sent."""
-
-    def __init__(self) -> None:
-        self.commands: list[dict[str, Any]] = []
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        self.commands.append(dict(event.command))
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        pass
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        pass
-
-
-@pytest.fixture
-def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
-    listener = Wire()
-    listeners = monitoring._LISTENERS
-    monkeypatch.setattr(
-        monitoring,
-        "_LISTENERS",
-        listeners._replace(command_listeners=[*listeners.command_listeners, listener]),
-    )
-    return listener
-
-
-async def use(storage: MongoStorage) -> None:
-    """Do some of everything."""
-    await storage.create_user(user("juan"), "hash")
-    await storage.create_room(room("room"), [member("room", "juan", role="owner")])
-    await storage.add_member(member("room", "ana"))
-    change = message_change("room", 1)
-    await storage.append([change, delete_change(change.message, 2)])
-    await storage.advance_cursors([("room", "juan", 1)])
-    await storage.heads(["room"])
-    await storage.find_by_keys([("room", change.key)])
-    await storage.find_messages([("room", change.message.id)])
-    await storage.messages_between("room", 1, 5)
-    await storage.changes_after("room", 0, 10)
-    await storage.own_reactions([("room", "juan", 1)])
-    await storage.member_counts(["room"])
-    await storage.memberships("juan")
-    await storage.set_role("room", "ana", "admin")
-    await storage.remove_member("room", "ana")
-    await storage.update_user("juan", display_name="Juan")
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
