@@ -93,6 +93,11 @@ class Client:
         elif packet.type == packets.EVENT:
             connection.received(packet)
 
+    def answered(self) -> None:
+        """The client has answered a ping."""
+        for connection in self._connections.values():
+            connection.answered()
+
     def closed(self, reason: Reason) -> None:
         """The session has ended, and with it every connection."""
         self._stop_timer()

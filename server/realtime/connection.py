@@ -130,7 +130,9 @@ class Connection:
         if self._trail is None:
             self.deliver(packet, "")
         elif is_kept:
-            self.deliver(packet, self._recovery.record(packet, frozenset([self._trail.pid])))
+            offset = self._recovery.record_own(packet, self._trail)
+            if offset is not None:
+                self.deliver(packet, offset)
         elif self._replay is not None and self._phase is not _OPEN:
             ahead = packet.marked(self._recovery.offset(self._replay.position))
             (self._held.append if self.is_connecting else self._session.send)(ahead)
@@ -146,6 +148,8 @@ class Connection:
             log = self._recovery.log
             stay = self._trail.enter(room, tag, log.head) if self._trail is not None else None
             self._rooms.enter(self, room, stay)
+            if self._trail is not None:
+                self._recovery.changed(self._trail)
 
     def leave(self, room: str) -> None:
         """Be among them no longer."""
@@ -153,6 +157,7 @@ class Connection:
         if self._trail is not None and stay is not None:
             log = self._recovery.log
             self._trail.leave(room, stay, head=log.head, dropped=log.dropped)
+            self._recovery.changed(self._trail)
 
     def disconnect(self) -> None:
         """Send DISCONNECT and end at once: standard clients stay away. Cancels an `Application.connect`."""
@@ -184,6 +189,14 @@ class Connection:
     def begin(self, auth: dict[str, object]) -> None:
         """Let the application decide."""
         self._connecting = self._owner.spawn(self._connect(auth))
+
+    def answered(self) -> None:
+        """Its client has answered a ping."""
+        # One sent while it came back says nothing of what was to follow.
+        if self._trail is not None and self._phase is _OPEN:
+            at_s = self._session.received_until_s
+            if at_s > self._opened_at_s:
+                self._recovery.answered(self._trail, at_s)
 
     def received(self, packet: Packet) -> None:
         """Put an EVENT into the queue."""
@@ -226,8 +239,6 @@ class Connection:
         """Keep for later what somebody may come back for."""
         is_lost = self._reason in _RECOVERABLE
         kept = {room: stay for room, stay in stays.items() if stay is not None}
-        if self._session.received_until_s > self._opened_at_s:
-            trail.received_until_s = self._session.received_until_s
         if is_lost and not was_connecting:
             self._recovery.leave(trail, kept)
         elif is_lost and (self.is_recovered or self._claimed):
@@ -259,8 +270,12 @@ class Connection:
     def _begin_trail(self, owner: str) -> Trail | None:
         trail = self._recovery.begin(self.sid, owner)
         if trail is not None:
-            trail.abandon = self._abandon
+            self._hold(trail)
         return trail
+
+    def _hold(self, trail: Trail) -> None:
+        trail.abandon = self._abandon
+        trail.current = lambda: self._rooms.stays_of(self)
 
     async def _take_back(self, owner: str, pid: object, offset: object) -> Trail | None:
         """Go on as the owner's connection of that name, if that can be."""
@@ -269,10 +284,10 @@ class Connection:
         if connected := self._recovery.find_connected(pid, owner):
             # Its transport broke and the server has not noticed yet.
             connected.abandon()
-        trail = self._claimed = self._recovery.claim(pid, owner)
+        trail = self._claimed = await self._recovery.take(pid, owner)
         if trail is None:
             return None
-        trail.abandon = self._abandon
+        self._hold(trail)
         try:
             async with asyncio.timeout(_SETTLE_TIMEOUT_S):
                 await trail.settled.wait()

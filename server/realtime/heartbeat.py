@@ -36,11 +36,13 @@ class Heartbeat:
         self._awaits_pong = False
         self._call_later(self._interval_s, self._due)
 
-    def pong(self) -> None:
-        """The client has answered; an answer to nothing is ignored."""
-        if self._awaits_pong:
-            self.answered_at_s = self._pinged_at_s
-            self.start()
+    def pong(self) -> bool:
+        """The client has answered; an answer to nothing is ignored (False)."""
+        if not self._awaits_pong:
+            return False
+        self.answered_at_s = self._pinged_at_s
+        self.start()
+        return True
 
     def pause(self) -> None:
         """The client is not being read."""

@@ -72,9 +72,10 @@ class PacketLog:
         except_rooms: Iterable[str] = (),
         *,
         now_s: float,
+        position: int | None = None,
     ) -> int:
-        """Keep a packet; its position."""
-        self.head += 1
+        """Keep a packet; its position: the next one, or one that is given and greater than all before."""
+        self.head = self.head + 1 if position is None else position
         entry = Entry(self.head, now_s, frozenset(rooms), frozenset(except_rooms), packet.bare())
         self._entries.append(entry)
         self._size_bytes += _ENTRY_BYTES + packet.size_bytes
@@ -82,6 +83,13 @@ class PacketLog:
             self._by_room.setdefault(room, deque()).append(entry)
         self.drop_old(now_s)
         return self.head
+
+    def position_before(self, at_s: float) -> int:
+        """The newest position of which it is known that it was sent before that time. Costs O(sent since)."""
+        for entry in reversed(self._entries):
+            if entry.at_s < at_s:
+                return entry.position
+        return self.dropped if self.dropped_at_s < at_s else 0
 
     def drop_old(self, now_s: float) -> None:
         """Forget what is past its time, and what is too much."""

@@ -5,7 +5,6 @@ argument, and a client that comes back sends `{pid, offset}`. A connection takes
 """
 
 import asyncio
-import math
 import re
 import secrets
 from collections import OrderedDict
@@ -38,19 +37,21 @@ class Trail:
 
     `owner` is whom the application authenticated: nobody else may go on with it. `stays` are times in rooms
     that ended while it was connected; `kept`, while it comes back, are those that its transport cut short.
-    Nothing up to `start` is due, and whatever it was sent before `received_until_s` it has received.
-    `settled` is set while nobody has the connection and the application has been told so; `abandon` ends the
-    transport of who has it.
+    Nothing up to `start` is due, and whatever it was sent up to `received` it has received. `settled` is set
+    while nobody has the connection and the application has been told so; `abandon` ends the transport of who
+    has it, and `current` are that one's present times in rooms.
     """
 
     __slots__ = (
+        "__weakref__",
         "abandon",
+        "current",
         "expires_at_s",
         "is_forgotten",
         "kept",
         "owner",
         "pid",
-        "received_until_s",
+        "received",
         "settled",
         "sid",
         "start",
@@ -65,11 +66,12 @@ class Trail:
         # What is for it alone is sent to a room that nobody else can name.
         self.stays: dict[str, list[Stay]] = {self.pid: [Stay(since=start)]}
         self.kept: dict[str, Stay] = {}
-        self.received_until_s = -math.inf
+        self.received = start
         self.expires_at_s = 0.0
         self.is_forgotten = False
         self.settled = asyncio.Event()
         self.abandon: Callable[[], None] = _nothing
+        self.current: Callable[[], dict[str, Stay]] = dict
 
     def enter(self, room: str, tag: str | None, head: int) -> Stay:
         """The time in a room that begins now, or goes on where the transport cut it short."""
@@ -122,10 +124,15 @@ class Recovery:
         packet: EventPacket,
         rooms: frozenset[str],
         except_rooms: frozenset[str] = frozenset(),
+        position: int | None = None,
     ) -> str:
         """Keep a packet for those who are away; its offset."""
-        self.log.append(packet, rooms, except_rooms, now_s=_now_s())
+        self.log.append(packet, rooms, except_rooms, now_s=_now_s(), position=position)
         return self.offset()
+
+    def record_own(self, packet: EventPacket, trail: Trail) -> str | None:
+        """Keep a packet for one connection alone; its offset. None: it comes to it by another way."""
+        return self.record(packet, frozenset([trail.pid]))
 
     def begin(self, sid: str, owner: str) -> Trail | None:
         """A new connection that asks for recovery; None where there is none."""
@@ -139,6 +146,10 @@ class Recovery:
         """The connection of that name, if the owner has it and it seems to be connected."""
         trail = self._connected.get(pid)
         return trail if trail is not None and trail.owner == owner else None
+
+    async def take(self, pid: str, owner: str) -> Trail | None:
+        """As `claim`, wherever it is kept."""
+        return self.claim(pid, owner)
 
     def claim(self, pid: str, owner: str) -> Trail | None:
         """Take the connection of that name, if the owner has it and it is away; nobody else gets it then."""
@@ -168,7 +179,14 @@ class Recovery:
 
     def has_all(self, trail: Trail, position: int) -> bool:
         """Whether all is kept that a connection may have missed behind that position."""
-        return self.log.dropped <= position or self.log.dropped_at_s < trail.received_until_s
+        return self.log.dropped <= max(position, trail.received)
+
+    def answered(self, trail: Trail, at_s: float) -> None:
+        """The client has received what it was sent before that time."""
+        trail.received = max(trail.received, self.log.position_before(at_s))
+
+    def changed(self, trail: Trail) -> None:
+        """Something of it, or of its times in rooms, is another now."""
 
     def leave(self, trail: Trail, stays: dict[str, Stay]) -> None:
         """The transport went while the connection was in these rooms: keep it for a while."""
@@ -216,7 +234,7 @@ class Recovery:
         return self.log.missed(every, after)
 
     def _put_away(self, trail: Trail) -> None:
-        trail.abandon = _nothing
+        trail.abandon, trail.current = _nothing, dict
         self._away[trail.pid] = trail
         self._drop_expired()
         while len(self._away) > _MAX_AWAY:

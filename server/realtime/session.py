@@ -77,6 +77,9 @@ class Receiver(Protocol):
     def received(self, frame: Frame) -> None:
         """Take a MESSAGE. Raises InvalidPacketError."""
 
+    def answered(self) -> None:
+        """The client has answered a ping: see `Session.received_until_s`."""
+
     def closed(self, reason: Reason) -> None:
         """The session has ended, in this moment. Called once."""
 
@@ -183,7 +186,8 @@ class Session:
             case engineio_packet.MESSAGE:
                 self.receiver.received(frame)
             case engineio_packet.PONG:
-                self._heartbeat.pong()
+                if self._heartbeat.pong():
+                    self.receiver.answered()
             case engineio_packet.CLOSE:
                 self._end(Reason.TRANSPORT_CLOSE)
                 self._finish()

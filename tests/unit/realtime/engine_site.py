@@ -29,6 +29,8 @@ class Echo:
     def is_full(self) -> bool:
         return not self.room.is_set()
 
+    def answered(self) -> None: ...
+
     async def wait_for_room(self) -> None:
         await self.room.wait()
 

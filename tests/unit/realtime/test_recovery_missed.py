@@ -125,17 +125,17 @@ def test_packets_are_kept_for_as_long_as_anybody_who_may_come_back_has_missed_th
     assert recovery.find_position(trail, None) is None
 
 
-@pytest.mark.parametrize(("received_s", "is_taken"), [(-10, False), (0, False), (0.1, True)])
+@pytest.mark.parametrize(("ping_s", "is_taken"), [(-10, False), (0, False), (0.1, True)])
 def test_what_is_gone_was_not_missed_by_who_answered_a_ping_behind_it(
     clock: Clock,
-    received_s: float,
+    ping_s: float,
     is_taken: bool,  # noqa: FBT001 - a table's column
 ) -> None:
     """Else whoever hears nothing for long could never be recovered: its offset is old."""
     recovery = Recovery(RecoveryOptions(max_log_entries=1), ping_s=1)
     trail = begin(recovery)
     tell(recovery, 2)
-    trail.received_until_s = clock.now_s + received_s
+    recovery.answered(trail, clock.now_s + ping_s)
     clock.now_s += 20
     assert recovery.find_position(trail, None) == (0 if is_taken else None)
 

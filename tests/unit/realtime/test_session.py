@@ -32,6 +32,8 @@ class Upstairs:
     def is_full(self) -> bool:
         return not self.room.is_set()
 
+    def answered(self) -> None: ...
+
     async def wait_for_room(self) -> None:
         await self.room.wait()
 
