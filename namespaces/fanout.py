@@ -1,22 +1,73 @@
 """Between the use cases and the bus: notices become packets on the way out and notices on the way in."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import msgspec
 
-from server.realtime.bus import Bus, Control, Emit
+from server.domain.errors import UnavailableError
+from server.realtime.bus import Bus, BusAwayError, Control, Emit, Order, SourceAwayError
 from server.services import notices
-from server.services.notices import LoginEnded, MembershipChanged, Notice, ProfileChanged, RoomChanged, Tell
+from server.services.directory import Directory
+from server.services.notices import (
+    LoginEnded,
+    MembershipChanged,
+    Notice,
+    Place,
+    ProfileChanged,
+    RoomChanged,
+    SocketsEnded,
+    Tell,
+)
+from server.services.telling import Teller
 
-from .sessions import room_channel, user_channel
+from .sessions import Sessions, room_channel, room_of_channel, user_channel
 
 _KINDS: dict[str, type[notices.Control]] = {
     "membership_changed": MembershipChanged,
     "room_changed": RoomChanged,
     "profile_changed": ProfileChanged,
     "login_ended": LoginEnded,
+    "sockets_ended": SocketsEnded,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+class Retelling:
+    """The `Source` of the bus: what the store has, in place of what the bus did not bring.
+
+    The parts are set before anything is published.
+    """
+
+    teller: Teller
+    directory: Directory
+    sessions: Sessions
+
+    async def emits_after(self, key: str, number: int) -> list[Emit]:
+        """As `Source.emits_after`."""
+        try:
+            tells = await self.teller.tells_after(room_of_channel(key), number)
+        except UnavailableError:
+            raise SourceAwayError from None
+        return [_emit(tell) for tell in tells]
+
+    async def heads(self, keys: Collection[str]) -> dict[str, int]:
+        """As `Source.heads`."""
+        try:
+            heads = await self.teller.heads([room_of_channel(key) for key in keys])
+        except UnavailableError:
+            raise SourceAwayError from None
+        return {room_channel(room_id): rev for room_id, rev in heads.items()}
+
+    def forget(self) -> None:
+        """As `Source.forget`."""
+        self.directory.forget_all()
+
+    async def refresh(self) -> None:
+        """As `Source.refresh`."""
+        try:
+            await self.sessions.refresh()
+        except UnavailableError:
+            raise SourceAwayError from None
 
 
 class Fanout:
@@ -33,7 +84,25 @@ class Fanout:
 
     async def publish(self, *published: Notice) -> None:
         """As `Publisher.publish`."""
-        await self._bus.publish([_entry(notice) for notice in published])
+        try:
+            await self._bus.publish([_entry(notice) for notice in published])
+        except BusAwayError:
+            raise UnavailableError("the other servers cannot be told now", retry_after_ms=1000) from None
+
+    async def listen_to(self, room_ids: Collection[str]) -> None:
+        """Have no change of these rooms missed here from now on. Raises UnavailableError."""
+        try:
+            await self._bus.follow([room_channel(room_id) for room_id in room_ids])
+        except SourceAwayError:
+            raise UnavailableError("the store does not answer in time") from None
+
+    def retell(self, room_id: str, first: int, last: int) -> None:
+        """Have these changes of a room told, unless they were."""
+        self._bus.owe(room_channel(room_id), first, last)
+
+    def read_anew(self) -> None:
+        """Have every server read what notices may not have told it."""
+        self._bus.read_anew()
 
     async def _receive(self, control: Control) -> None:
         notice = msgspec.convert(control.data, _KINDS[control.name])
@@ -43,13 +112,27 @@ class Fanout:
 
 def _entry(notice: Notice) -> Emit | Control:
     if isinstance(notice, Tell):
-        return Emit(
-            event=notice.event,
-            data=msgspec.Raw(msgspec.json.encode(notice.data)),
-            rooms=frozenset(_channels(notice)),
-            volatile=notice.volatile,
-        )
-    return Control(name=_NAMES[type(notice)], data=msgspec.to_builtins(notice))
+        return _emit(notice)
+    # Who was told that somebody is out relies on it, on every server.
+    is_strict = isinstance(notice, LoginEnded) or (
+        isinstance(notice, MembershipChanged) and notice.left_because is not None
+    )
+    return Control(name=_NAMES[type(notice)], data=msgspec.to_builtins(notice), is_strict=is_strict)
+
+
+def _emit(tell: Tell) -> Emit:
+    return Emit(
+        event=tell.event,
+        data=msgspec.Raw(msgspec.json.encode(tell.data)),
+        rooms=frozenset(_channels(tell)),
+        volatile=tell.volatile,
+        order=_order(tell.place) if tell.place is not None else None,
+    )
+
+
+def _order(place: Place) -> Order:
+    key = room_channel(place.key) if place.is_gapless else place.key
+    return Order(key, place.number, place.is_gapless)
 
 
 def _channels(notice: Tell) -> Sequence[str]:

@@ -2,33 +2,38 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from msgspec import Struct
 
 from server.domain.errors import ChatError, NotFoundError, TokenRevokedError
 from server.realtime.server import Connection
 from server.services.accounts import Identity
-from server.services.notices import Control, LoginEnded, MembershipChanged
+from server.services.notices import Control, LoginEnded, MembershipChanged, SocketsEnded
 from server.services.rooms import RoomService
 from server.telemetry import get_logger
 from server.views import ExpiresData, RoomJoined, RoomLeft, ServerDraining, SessionEnded
 
 _LONGEST_TIMER_S = 24 * 3600.0
+_READ_AT_A_TIME = 20
 _log = get_logger(__name__)
 
 
 class SessionRules(Struct, frozen=True, kw_only=True):
-    """Durations in seconds; `sockets_per_user` None: no limit."""
+    """Durations in seconds."""
 
     leeway_s: int
     expiring_notice_s: int
-    sockets_per_user: int | None
 
 
 def room_channel(room_id: str) -> str:
     """The engine's room of a chat room."""
     return f"room:{room_id}"
+
+
+def room_of_channel(channel: str) -> str:
+    """The chat room of an engine's room that `room_channel` names."""
+    return channel.removeprefix("room:")
 
 
 def user_channel(user_id: str) -> str:
@@ -70,12 +75,20 @@ class Sessions:
         rules: SessionRules,
         *,
         forget_away: Callable[[str], None],
+        listen_to: Callable[[Collection[str]], Awaitable[None]],
+        has_ended: Callable[[Identity], Awaitable[bool]],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`forget_away` makes the connections of a user that are away unrecoverable."""
+        """`forget_away` makes the connections of a user that are away unrecoverable.
+
+        `listen_to` has rooms told on this server: a session enters them behind it. `has_ended` asks the store
+        whether a login holds.
+        """
         self._rooms = rooms
         self._rules = rules
         self._forget_away = forget_away
+        self._listen_to = listen_to
+        self._has_ended = has_ended
         self._clock = clock
         self._people: dict[str, _Person] = {}
         self.ended_logins = 0
@@ -97,19 +110,12 @@ class Sessions:
             raise
 
     def go_live(self, session: Session) -> None:
-        """CONNECT is written: start its clock; end it if it ended meanwhile, or the oldest of too many."""
+        """CONNECT is written: start its clock; end it if it ended meanwhile."""
         session.is_live = True
         if session.end is not None:
             self._end(session, session.end)
-            return
-        self._watch(session)
-        person = self._people.get(session.user_id)
-        limit = self._rules.sockets_per_user
-        if person is None or limit is None:
-            return
-        live = [each for each in person.sessions.values() if each.is_live and each.end is None]
-        for oldest in live[: max(0, len(live) - limit)]:
-            self._end(oldest, _too_many(limit))
+        else:
+            self._watch(session)
 
     def remove(self, session: Session) -> None:
         """The connection is over."""
@@ -140,10 +146,23 @@ class Sessions:
             for session in self._sessions_of(notice.user_id):
                 if notice.login_id in (None, session.identity.login_id):
                     self._end(session, _revoked())
+        elif isinstance(notice, SocketsEnded):
+            for session in self._sessions_of(notice.user_id):
+                if session.connection.sid in notice.connection_ids and session.end is None:
+                    self._end(session, _too_many(notice.limit))
         elif isinstance(notice, MembershipChanged):
             if notice.left_because is not None:
                 self._leave(notice, RoomLeft(room_id=notice.room_id, reason=notice.left_because))
             await self._follow(notice)
+
+    async def refresh(self) -> None:
+        """Read anew who is in which room and whose login has ended: notices of it may have been missed.
+
+        Raises UnavailableError.
+        """
+        people = list(self._people)
+        for start in range(0, len(people), _READ_AT_A_TIME):
+            await asyncio.gather(*map(self._refresh, people[start : start + _READ_AT_A_TIME]))
 
     async def drain(self, spread_s: float) -> None:
         """Tell every session when it will be closed, and close them one after the other over `spread_s`."""
@@ -183,10 +202,20 @@ class Sessions:
         while (person := self._people.get(user_id)) is not None:
             version = person.version
             incarnations = await self._rooms.incarnations(user_id)
+            await self._listen_to(incarnations.keys())
             if person.version == version:
                 for session in sessions:
                     _settle(session, incarnations)
                 return
+
+    async def _refresh(self, user_id: str) -> None:
+        sessions = [each for each in self._sessions_of(user_id) if each.is_live]
+        before = {session.connection.sid: session.connection.rooms for session in sessions}
+        await self._enter_rooms(user_id, sessions)
+        for session in sessions:
+            _tell_difference(session, before[session.connection.sid])
+            if session.end is None and await self._has_ended(session.identity):
+                self._end(session, _revoked())
 
     def _sessions_of(self, user_id: str) -> list[Session]:
         person = self._people.get(user_id)
@@ -238,6 +267,19 @@ def _settle(session: Session, incarnations: Mapping[str, str]) -> None:
         connection.enter(channel, tag=wanted[channel])
     if session.is_live and session.room_id is not None and entered:
         connection.emit("room_joined", RoomJoined(room_id=session.room_id))
+
+
+def _tell_difference(session: Session, before: frozenset[str]) -> None:
+    """Tell a session into which rooms it was put without having been told, and out of which."""
+    after = session.connection.rooms
+    for channel in sorted(before - after):
+        data = RoomLeft(room_id=room_of_channel(channel), reason="removed")
+        session.connection.emit("room_left", data, is_kept=False)
+    if session.room_id is None:  # else it was told as it entered
+        for channel in sorted(after - before):
+            session.connection.emit(
+                "room_joined", RoomJoined(room_id=room_of_channel(channel)), is_kept=False
+            )
 
 
 def _require_admitted(session: Session) -> None:

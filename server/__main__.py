@@ -17,6 +17,7 @@ from server.app import Tertulia
 from server.asyncapi import document
 from server.composition import make_tokens
 from server.domain.errors import ChatError
+from server.realtime.bus import BusRefusedError
 from server.settings import Settings
 from server.settings_load import SettingsError, describe, find_environment_warning, load
 from server.settings_secret import load_or_create_secret
@@ -102,7 +103,11 @@ def _run_loop(main_task: Coroutine[Any, Any, int]) -> int:
 
 
 async def _serve(settings: Settings, secret: str) -> int:
-    server = Tertulia(settings, secret)
+    try:
+        server = Tertulia(settings, secret)
+    except BusRefusedError as error:
+        print(f"cluster.url: {error}", file=sys.stderr)
+        return _FAILED
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -114,6 +119,8 @@ async def _serve(settings: Settings, secret: str) -> int:
         port = await server.start()
     except (StoreRefusedError, ChatError) as error:
         print(f"database.url: {error}", file=sys.stderr)
+    except BusRefusedError as error:
+        print(f"cluster.url: {error}", file=sys.stderr)
     except OSError as error:
         print(_about_port(settings, error), file=sys.stderr)
     else:

@@ -2,27 +2,27 @@
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 
 from aiohttp import web
 
 from namespaces.base import NamespaceRules
 from namespaces.chat import ChatNamespace
-from namespaces.fanout import Fanout
+from namespaces.fanout import Fanout, Retelling
 from namespaces.sessions import SessionRules, Sessions
 from server import events
+from server.backends import make_backends
 from server.composition import UseCases, make_rates, now_ms
 from server.domain.errors import ChatError
 from server.domain.ratelimit import RateLimiter
-from server.ephemeral.memory import MemoryEphemeral
-from server.realtime.bus import MemoryBus
 from server.realtime.server import Options, RecoveryOptions, Server
 from server.routes.api import Api, ApiRules
 from server.routes.edge import SOCKETIO_PATH, Edge, EdgeRules, is_own_fault
 from server.routes.system import System
+from server.services.nodes import Nodes
 from server.services.views import iso
-from server.settings import DatabaseSettings, Settings
-from server.storage.base import Storage
+from server.settings import Settings
 from server.telemetry import Repeats, get_logger, new_error_id
 
 STATIC = Path(__file__).resolve().parent.parent / "static"
@@ -41,14 +41,22 @@ class Tertulia:
 
     def __init__(self, settings: Settings, secret: str, *, idle_timeout_s: float = _IDLE_TIMEOUT_S) -> None:
         self._settings = settings
-        self.storage = _make_storage(settings.database)
         self._engine = Server(_engine_options(settings))
-        self._bus = MemoryBus(self._engine, namespace=events.NAMESPACE)
+        retelling = Retelling()
+        self._backends = make_backends(settings, self._engine, retelling)
+        self.storage, self._bus = self._backends.storage, self._backends.bus
         fanout = Fanout(self._bus)
-        self._use_cases = UseCases(settings, secret, self.storage, MemoryEphemeral(), fanout)
+        self._nodes = self._make_nodes(fanout)
+        self._use_cases = UseCases(settings, secret, self._backends, fanout, self._nodes)
         self._sessions = Sessions(
-            self._use_cases.rooms, _session_rules(settings), forget_away=self._forget_away
+            self._use_cases.rooms,
+            _session_rules(settings),
+            forget_away=self._forget_away,
+            listen_to=fanout.listen_to,
+            has_ended=self._use_cases.accounts.has_ended,
         )
+        retelling.teller, retelling.directory = self._use_cases.teller, self._use_cases.directory
+        retelling.sessions = self._sessions
         fanout.follow(self._use_cases.directory.forget)
         fanout.follow(self._sessions.handle)
         limiter = RateLimiter()
@@ -64,6 +72,18 @@ class Tertulia:
         )
         self._ticking: asyncio.Task[None] | None = None
         self._failed_ticks = Repeats()
+
+    def _make_nodes(self, fanout: Fanout) -> Nodes | None:
+        if self._backends.nodes is None:
+            return None
+        return Nodes(
+            self._backends.nodes,
+            fanout,
+            node=self._backends.node,
+            is_heard=self._bus.is_heard,
+            clock=now_ms,
+            monotonic=time.monotonic,
+        )
 
     def _serve_sockets(self, limiter: RateLimiter) -> None:
         settings, cases = self._settings, self._use_cases
@@ -84,12 +104,14 @@ class Tertulia:
             rules,
         )
         self._engine.register(
-            events.NAMESPACE, chat, unknown_namespace_message=f"connect to {events.NAMESPACE}"
+            events.NAMESPACE,
+            chat,
+            unknown_namespace_message=f"connect to {events.NAMESPACE}",
+            recovery=self._backends.recovery,
         )
 
     def _forget_away(self, user_id: str) -> None:
-        for sid in self._engine.away(events.NAMESPACE, user_id):
-            self._engine.forget(events.NAMESPACE, sid)
+        self._engine.forget_away(events.NAMESPACE, user_id)
 
     def _make_web(self, limiter: RateLimiter) -> web.Application:
         settings, cases = self._settings, self._use_cases
@@ -114,10 +136,11 @@ class Tertulia:
     async def start(self) -> int:
         """Open the store, then the port; the port that was opened.
 
-        Raises StoreRefusedError, UnavailableError, OSError (the port).
+        Raises StoreRefusedError, BusRefusedError, UnavailableError, OSError (the port).
         """
         await self.storage.open()
         await self._bus.start()
+        await self._backends.ephemeral.start()
         self._use_cases.start()
         self._ticking = asyncio.create_task(self._tick(), name="app.tick")
         await self._runner.setup()
@@ -155,7 +178,10 @@ class Tertulia:
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
+        await self._backends.ephemeral.close()
         await self._bus.close()
+        if self._nodes is not None:
+            await self._nodes.leave()
         await self.storage.close()
         if self._use_cases.health.is_started:
             _log.info("server.stopped")
@@ -163,7 +189,8 @@ class Tertulia:
     async def _tick(self) -> None:
         cases = self._use_cases
         while True:
-            for tick in (cases.health.tick, cases.presence.tick, cases.teller.tick):
+            ticks = [cases.health.tick, cases.presence.tick, cases.teller.tick]
+            for tick in [*ticks, self._nodes.tick] if self._nodes is not None else ticks:
                 try:
                     await tick()
                 except ChatError as error:
@@ -173,16 +200,6 @@ class Tertulia:
                 except Exception:  # noqa: BLE001 - logged; the next tick must come
                     _log.exception("tick.failed", error_id=new_error_id())
             await asyncio.sleep(_TICK_S)
-
-
-def _make_storage(database: DatabaseSettings) -> Storage:
-    if database.is_sqlite:
-        from server.storage.sqlite.store import SqliteStorage
-
-        return SqliteStorage(database.path, readers=database.readers, timeout_s=database.timeout_s)
-    from server.storage.mongo.store import MongoStorage
-
-    return MongoStorage(database.url, driver=database.driver, timeout_s=database.timeout_s)
 
 
 def _engine_options(settings: Settings) -> Options:
@@ -204,7 +221,6 @@ def _session_rules(settings: Settings) -> SessionRules:
     return SessionRules(
         leeway_s=settings.auth.leeway_s,
         expiring_notice_s=settings.auth.expiring_notice_s,
-        sockets_per_user=settings.limits.sockets_per_user if settings.limits.enabled else None,
     )
 
 

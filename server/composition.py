@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 
 from server import events
+from server.backends import Backends
 from server.domain.ratelimit import Rate
 from server.ephemeral.base import Ephemeral
 from server.services.accounts import AccountService
@@ -11,6 +12,7 @@ from server.services.completion import Completion
 from server.services.directory import Directory
 from server.services.health import Health
 from server.services.messages import MessageService
+from server.services.nodes import Nodes
 from server.services.notices import Publisher
 from server.services.passwords import Passwords
 from server.services.presence import PresenceRules, PresenceService
@@ -20,9 +22,7 @@ from server.services.telling import Teller
 from server.services.tokens import ClaimNames, Tokens
 from server.services.views import Views
 from server.settings import AuthSettings, LimitsSettings, Settings
-from server.storage.base import Storage
 from server.storage.commit import Committer, CursorCommitter
-from server.telemetry import new_error_id
 
 
 def now_ms() -> int:
@@ -65,25 +65,31 @@ class UseCases:
         self,
         settings: Settings,
         secret: str,
-        storage: Storage,
-        ephemeral: Ephemeral,
+        backends: Backends,
         publisher: Publisher,
+        nodes: Nodes | None,
     ) -> None:
         self._settings = settings
-        self._storage = storage
+        self._storage = storage = backends.storage
+        ephemeral, is_heard = backends.ephemeral, backends.bus.is_heard
         self._publisher = publisher
         self._quiet_above = quiet_above = settings.presence.max_room_size
         self._completion = Completion()
         self._passwords = Passwords()
         self._cursors = CursorCommitter(storage)
-        self.health = Health(storage, clock=time.monotonic)
-        self.directory = Directory(storage, storage)
+        self.health = Health(
+            storage,
+            clock=time.monotonic,
+            is_heard=is_heard,
+            do_others_hear=lambda: nodes is not None and nodes.do_others_hear,
+        )
+        self.directory = Directory(storage, storage, is_heard=is_heard)
         self._views = Views(storage, storage, storage, self.directory, ephemeral)
         self.teller = Teller(
-            self._views, self.directory, publisher, quiet_above=quiet_above, clock=time.monotonic
+            self._views, self.directory, publisher, ephemeral, storage, quiet_above=quiet_above
         )
         deadline_s = settings.realtime.event_deadline_s
-        self._committer = Committer(storage, self.teller.tell, node=new_error_id(), deadline_s=deadline_s)
+        self._committer = Committer(storage, self.teller.tell, node=backends.node, deadline_s=deadline_s)
         self.accounts = self._make_accounts(secret)
         self.rooms = self._make_rooms()
         self.messages = self._make_messages()
@@ -153,12 +159,13 @@ class UseCases:
         )
 
     def _make_presence(self, ephemeral: Ephemeral) -> PresenceService:
-        presence = self._settings.presence
+        presence, limits = self._settings.presence, self._settings.limits
         rules = PresenceRules(
             grace_s=presence.grace_s,
             typing_ttl_s=presence.typing_ttl_s,
             quiet_above=presence.max_room_size,
             most_typing=presence.max_typing_shown,
+            sockets_per_user=limits.sockets_per_user if limits.enabled else None,
         )
         return PresenceService(
             ephemeral,

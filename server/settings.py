@@ -227,7 +227,14 @@ class DatabaseSettings(Section, frozen=True, kw_only=True):
 class ClusterSettings(Section, frozen=True, kw_only=True):
     """How the nodes of a cluster reach each other."""
 
-    url: Annotated[Text, Meta(description="memory:// is one process alone.")] = "memory://"
+    url: Annotated[
+        Text, Meta(description="memory:// (one process), redis://, rediss:// or redis+sentinel://.")
+    ] = "memory://"
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether there is one process alone."""
+        return self.url.startswith("memory:")
 
 
 class ChatSettings(Section, frozen=True, kw_only=True):

@@ -25,7 +25,10 @@ _MONGODB = re.compile(
     r"(?:(?:[^@:/?#%]|%[0-9A-Fa-f]{2})+(?::(?:[^@:/?#%]|%[0-9A-Fa-f]{2})*)?@)?(?P<hosts>[^@/?#]+)"
     r"(?:/[^/?#\\. \"$\0]*)?(?:\?[^#\s]*)?"
 )
-_MONGODB_HOST = re.compile(r"(?P<host>[^:\[\]]+|\[[^\[\]]+\])(?::(?P<port>[0-9]{1,5}))?")
+_HOST_PORT = re.compile(r"(?P<host>[^:\[\]]+|\[[^\[\]]+\])(?::(?P<port>[0-9]{1,5}))?")
+_CREDENTIALS = r"(?:(?:[^@:/?#%]|%[0-9A-Fa-f]{2})*(?::(?:[^@:/?#%]|%[0-9A-Fa-f]{2})*)?@)?"
+_REDIS = re.compile(_CREDENTIALS + r"(?P<hosts>[^@/?#,]+)(?:/[0-9]{0,5})?")
+_SENTINEL = re.compile(_CREDENTIALS + r"(?P<hosts>[^@/?#]+)/[A-Za-z0-9._-]+(?:/[0-9]{0,5})?")
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 
 
@@ -34,7 +37,8 @@ def broken_rules(settings: Settings) -> Iterator[BrokenRule]:
     yield from _server(settings.server)
     yield from _realtime(settings.realtime, settings.chat)
     yield from _auth(settings.auth)
-    yield from _urls(settings.database.url, settings.cluster.url)
+    has_secret = settings.auth.secret is not None
+    yield from _urls(settings.database.url, settings.cluster.url, has_secret=has_secret)
     if not settings.database.is_sqlite and settings.database.timeout_s >= settings.realtime.event_deadline_s:
         message = "must be less than realtime.event_deadline_s, or nothing is left of it for a second try"
         yield ("database.timeout_s", "realtime.event_deadline_s"), message
@@ -84,7 +88,7 @@ def _auth(auth: AuthSettings) -> Iterator[BrokenRule]:
         yield ("auth.refresh_grace_s", "auth.refresh_ttl_s"), "must be less than auth.refresh_ttl_s"
 
 
-def _urls(database: str, cluster: str) -> Iterator[BrokenRule]:
+def _urls(database: str, cluster: str, *, has_secret: bool) -> Iterator[BrokenRule]:
     store, path = _split(database)
     if store in ("mongodb", "mongodb+srv"):
         if not _is_mongodb(path, has_port=store == "mongodb"):
@@ -100,26 +104,48 @@ def _urls(database: str, cluster: str) -> Iterator[BrokenRule]:
         )
     elif path in ("/", "/:memory:") or path.endswith("/") or set(path) & set("?#\0"):
         yield ("database.url",), "expected the path of a file after sqlite:///, without options"
+    yield from _cluster(cluster, store, has_secret=has_secret)
+
+
+def _cluster(cluster: str, store: str, *, has_secret: bool) -> Iterator[BrokenRule]:
     bus, rest = _split(cluster)
     if bus in ("redis", "rediss", "redis+sentinel"):
-        yield ("cluster.url",), f"{bus}:// is not in this version, which has only memory:// (one process)"
+        if not _is_redis(rest, is_sentinel=bus == "redis+sentinel"):
+            path = "HOST:PORT,HOST:PORT/SERVICE/DB" if bus == "redis+sentinel" else "HOST:PORT/DB"
+            message = (
+                f"expected {bus}://USER:PASSWORD@{path} (what is not needed may be left out); in user and "
+                "password / ? # @ : % stand as %2F %3F %23 %40 %3A %25"
+            )
+            yield ("cluster.url",), message
+        if not has_secret:
+            message = "must be given where there are several nodes: each would make one of its own"
+            yield ("auth.secret", "cluster.url"), message
         if store == "sqlite":
             message = f"{bus}:// with sqlite:// is refused: an SQLite file serves one process alone"
             yield ("cluster.url", "database.url"), message
     elif bus != "memory" or rest:
-        yield ("cluster.url",), "expected memory://"
+        yield ("cluster.url",), "expected memory:// (one process), redis://, rediss:// or redis+sentinel://"
+
+
+def _is_redis(rest: str, *, is_sentinel: bool) -> bool:
+    """Whether this, after the scheme, names one Redis, or Sentinels and the service they watch."""
+    match = (_SENTINEL if is_sentinel else _REDIS).fullmatch(rest)
+    if match is None:
+        return False
+    hosts = match["hosts"].split(",")
+    return (is_sentinel or len(hosts) == 1) and all(_is_host_port(host, has_port=True) for host in hosts)
 
 
 def _is_mongodb(rest: str, *, has_port: bool) -> bool:
     """Whether this, after the scheme, names a server; what its options mean the driver knows."""
     match = _MONGODB.fullmatch(rest)
     return match is not None and all(
-        _is_mongodb_host(host, has_port=has_port) for host in match["hosts"].split(",")
+        _is_host_port(host, has_port=has_port) for host in match["hosts"].split(",")
     )
 
 
-def _is_mongodb_host(text: str, *, has_port: bool) -> bool:
-    match = _MONGODB_HOST.fullmatch(text)
+def _is_host_port(text: str, *, has_port: bool) -> bool:
+    match = _HOST_PORT.fullmatch(text)
     if match is None or not _is_host(match["host"].strip("[]")):
         return False
     return match["port"] is None or (has_port and 0 < int(match["port"]) <= _LAST_PORT)

@@ -1,7 +1,7 @@
 """What every test may use; and no skip passes where everything is required."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.harness import Api, ServerProcess, http_api, running_server
 from tests.mongodb import is_real_mongod, shared_url
+from tests.redis_server import RedisServer, given_url, running_redis
 
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -90,3 +91,20 @@ async def api(server: ServerProcess) -> AsyncIterator[Api]:
     """Its HTTP API."""
     async with http_api(server) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis that tests share: the one that was named, or one of this run. Keys are to be a test's own."""
+    if (url := given_url()) is not None:
+        yield url
+        return
+    with running_redis(tmp_path_factory.mktemp("redis")) as running:
+        yield running.url
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own, to be made to fail."""
+    with running_redis(tmp_path / "redis") as running:
+        yield running

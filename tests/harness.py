@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -145,6 +146,19 @@ class ErrorAnswerError(Exception):
         self.error = error
 
 
+_preferred: ContextVar[list[str] | None] = ContextVar("preferred", default=None)
+
+
+@contextlib.contextmanager
+def preferring(transports: list[str]) -> Iterator[None]:
+    """Clients that are not told otherwise use these transports."""
+    token = _preferred.set(transports)
+    try:
+        yield
+    finally:
+        _preferred.reset(token)
+
+
 class Client:
     """The official Python client with its received events kept in order."""
 
@@ -162,7 +176,7 @@ class Client:
             url,
             auth=auth,
             namespaces=[NAMESPACE],
-            transports=transports or ["websocket"],
+            transports=transports or _preferred.get() or ["websocket"],
             wait_timeout=PATIENCE_S,
         )
         return self

@@ -81,8 +81,8 @@ class Recorder(Publisher):
                     await follower(notice)
 
     def told(self, *events: str) -> list[Tell]:
-        """What was told, of these events or of all."""
-        tells = [each for each in self.notices if isinstance(each, Tell)]
+        """What somebody was told, of these events or of all."""
+        tells = [each for each in self.notices if isinstance(each, Tell) and (each.rooms or each.users)]
         return [each for each in tells if not events or each.event in events]
 
     def controls(self) -> list[Control]:
@@ -182,6 +182,7 @@ class SiteRules(Struct, frozen=True, kw_only=True):
     rooms_per_user: int | None = None
     members_per_room: int | None = None
     most_typing: int = 5
+    sockets_per_user: int | None = None
     has_accounts: bool = True
 
 
@@ -199,7 +200,7 @@ class Site:
         self.views = Views(store, store, store, self.directory, self.ephemeral)
         quiet_above = rules.quiet_above
         self.teller = Teller(
-            self.views, self.directory, self.publisher, quiet_above=quiet_above, clock=clock.s
+            self.views, self.directory, self.publisher, self.ephemeral, store, quiet_above=quiet_above
         )
         self.committer = Committer(store, self.teller.tell, node="node")
         self.cursors = CursorCommitter(store)
@@ -268,6 +269,7 @@ class Site:
             typing_ttl_s=6,
             quiet_above=self.rules.quiet_above,
             most_typing=self.rules.most_typing,
+            sockets_per_user=self.rules.sockets_per_user,
         )
         return PresenceService(
             self.ephemeral,

@@ -15,24 +15,11 @@ from server.realtime.packets import Encoded, EventPacket, Packet, UnencodableErr
 from server.realtime.recovery import Recovery, Trail
 from server.realtime.replay import Replay
 from server.realtime.rooms import Rooms
-from server.realtime.session import MAX_UNSENT_FRAMES, Options, Reason, Session
+from server.realtime.session import MAX_UNSENT_FRAMES, NOT_BY_US, RECOVERABLE, Options, Reason, Session
 from server.telemetry import get_logger, new_error_id
 
 log = get_logger(__name__)
 
-# What the client did, or what happened to it: the events it had sent before are still handled.
-_NOT_BY_US = {Reason.CLIENT_DISCONNECT, Reason.TRANSPORT_CLOSE, Reason.TRANSPORT_ERROR, Reason.PING_TIMEOUT}
-
-# After these a connection may be recovered; the rest are somebody's decision.
-_RECOVERABLE = {
-    Reason.TRANSPORT_CLOSE,
-    Reason.TRANSPORT_ERROR,
-    Reason.PING_TIMEOUT,
-    Reason.FORCED_CLOSE,
-    Reason.CONNECT_TIMEOUT,
-    Reason.SLOW_CONSUMER,
-    Reason.SHUTDOWN,
-}
 # How long a connection may take to be over on its old transport before it goes on with another one.
 _SETTLE_TIMEOUT_S = 5.0
 _MAX_LOGGED_CHARS = 64
@@ -227,7 +214,7 @@ class Connection:
         stays = self._rooms.leave_all(self)
         if trail := self._claimed or self._trail:
             self._part_with(trail, stays, was_connecting=was_connecting)
-        self._events.close(discard=reason not in _NOT_BY_US)
+        self._events.close(discard=reason not in NOT_BY_US)
         self._owner.ended(self, reason)
         if was_connecting:
             if self._connecting is not None:
@@ -237,7 +224,7 @@ class Connection:
 
     def _part_with(self, trail: Trail, stays: dict[str, Stay | None], *, was_connecting: bool) -> None:
         """Keep for later what somebody may come back for."""
-        is_lost = self._reason in _RECOVERABLE
+        is_lost = self._reason in RECOVERABLE
         kept = {room: stay for room, stay in stays.items() if stay is not None}
         if is_lost and not was_connecting:
             self._recovery.leave(trail, kept)
@@ -275,6 +262,7 @@ class Connection:
 
     def _hold(self, trail: Trail) -> None:
         trail.abandon = self._abandon
+        trail.receive = self.deliver
         trail.current = lambda: self._rooms.stays_of(self)
 
     async def _take_back(self, owner: str, pid: object, offset: object) -> Trail | None:
@@ -291,7 +279,7 @@ class Connection:
         try:
             async with asyncio.timeout(_SETTLE_TIMEOUT_S):
                 await trail.settled.wait()
-            position = self._recovery.find_position(trail, offset)
+                position = await self._recovery.find_position_in_time(trail, offset)
         except TimeoutError:
             position = None
         self._claimed = None
@@ -330,7 +318,7 @@ class Connection:
             log.exception("realtime.connected_failed", error_id=new_error_id(), namespace=self.namespace)
             self.close()
         if self._trail and self._replay and self._phase is _State.REPLAYING:
-            self._trail.kept = {}
+            self._trail.kept, self._trail.is_whole = {}, True
             self._owner.spawn(self._send_missed(self._replay, self._trail))
 
     async def _send_missed(self, replay: Replay, trail: Trail) -> None:

@@ -101,6 +101,12 @@ class PacketLog:
         ):
             self._drop(self._entries.popleft())
 
+    def begin(self, position: int) -> None:
+        """Begin anew: nothing up to that position can be asked for."""
+        self.clear()
+        self.head = self.dropped = position
+        self.dropped_at_s = -math.inf
+
     def clear(self) -> None:
         """Forget all: nobody asks for it any more."""
         if self._entries:

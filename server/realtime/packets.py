@@ -71,6 +71,16 @@ class EventPacket:
         self._marked: Encoded | None = None
         self.size_bytes = len(opening) + sum(len(frame.payload) for frame in attachments)
 
+    @classmethod
+    def of(cls, opening: bytes, attachments: Iterable[bytes]) -> "EventPacket":
+        """The event that `parts` was taken of."""
+        return cls(opening, tuple(Frame(each, is_binary=True) for each in attachments))
+
+    @property
+    def parts(self) -> tuple[bytes, list[bytes]]:
+        """What it is made of, to be sent to another server."""
+        return self._opening, [frame.payload for frame in self._attachments]
+
     def bare(self) -> "EventPacket":
         """The same event without the frames made of it: who keeps it for later keeps its bytes once."""
         return EventPacket(self._opening, self._attachments)

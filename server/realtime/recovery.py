@@ -18,7 +18,7 @@ from server.realtime.packets import EventPacket
 _MAX_AWAY = 100_000
 # Past so many, ended times in rooms are looked through for those that are of no use any more.
 _MANY_STAYS = 64
-_POSITION = re.compile(r"[0-9a-f]{1,16}")
+POSITION = re.compile(r"[0-9a-f]{1,16}")
 
 
 class RecoveryOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +39,10 @@ class Trail:
     that ended while it was connected; `kept`, while it comes back, are those that its transport cut short.
     Nothing up to `start` is due, and whatever it was sent up to `received` it has received. `settled` is set
     while nobody has the connection and the application has been told so; `abandon` ends the transport of who
-    has it, and `current` are that one's present times in rooms.
+    has it, `receive` is how that one is sent an event, and `current` are its present times in rooms.
+
+    `generation` counts by how many servers it was had, and it `is_whole` unless the last one was lost with
+    it: then its times in rooms are those of a moment before.
     """
 
     __slots__ = (
@@ -47,10 +50,13 @@ class Trail:
         "abandon",
         "current",
         "expires_at_s",
+        "generation",
         "is_forgotten",
+        "is_whole",
         "kept",
         "owner",
         "pid",
+        "receive",
         "received",
         "settled",
         "sid",
@@ -68,9 +74,12 @@ class Trail:
         self.kept: dict[str, Stay] = {}
         self.received = start
         self.expires_at_s = 0.0
+        self.generation = 1
+        self.is_whole = True
         self.is_forgotten = False
         self.settled = asyncio.Event()
         self.abandon: Callable[[], None] = _nothing
+        self.receive: Callable[[EventPacket, str], None] = _nothing
         self.current: Callable[[], dict[str, Stay]] = dict
 
     def enter(self, room: str, tag: str | None, head: int) -> Stay:
@@ -90,7 +99,7 @@ class Trail:
             self.stays = {room: times for room, times in due.items() if times}
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     """There is no transport."""
 
 
@@ -171,11 +180,15 @@ class Recovery:
         position = trail.start
         if offset is not None:
             epoch, _, text = offset.rpartition(".") if isinstance(offset, str) else ("", "", "")
-            if epoch != self._epoch or not _POSITION.fullmatch(text) or int(text, 16) > self.log.head:
+            if epoch != self._epoch or not POSITION.fullmatch(text) or int(text, 16) > self.log.head:
                 return None
             # A client keeps its offset when it begins a new connection.
             position = max(trail.start, int(text, 16))
         return position if self.has_all(trail, position) else None
+
+    async def find_position_in_time(self, trail: Trail, offset: object) -> int | None:
+        """As `find_position`, when that can be known."""
+        return self.find_position(trail, offset)
 
     def has_all(self, trail: Trail, position: int) -> bool:
         """Whether all is kept that a connection may have missed behind that position."""
@@ -226,6 +239,11 @@ class Recovery:
             trail.sid for trail in self._away.values() if trail.owner == owner and trail.expires_at_s > now_s
         ]
 
+    def forget_away(self, owner: str) -> None:
+        """Those of the owner's connections that are away are not to be taken back."""
+        for sid in self.away(owner):
+            self.forget(sid)
+
     def missed(self, trail: Trail, stays: dict[str, Stay], after: int) -> list[Entry]:
         """What a connection in these rooms has not been sent behind that position, in order."""
         every = {room: list(times) for room, times in trail.stays.items()}
@@ -234,7 +252,7 @@ class Recovery:
         return self.log.missed(every, after)
 
     def _put_away(self, trail: Trail) -> None:
-        trail.abandon, trail.current = _nothing, dict
+        trail.abandon, trail.receive, trail.current = _nothing, _nothing, dict
         self._away[trail.pid] = trail
         self._drop_expired()
         while len(self._away) > _MAX_AWAY:

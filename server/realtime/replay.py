@@ -50,8 +50,12 @@ class Replay:
         return self.position
 
     def is_complete(self) -> bool:
-        """Whether all that it may have missed is still kept."""
-        return self._recovery.has_all(self._trail, self.position)
+        """Whether all that it may have missed is still kept, and known."""
+        trail = self._trail
+        has_stays = trail.is_whole or all(
+            stay is trail.kept.get(room) for room, stay in trail.current().items()
+        )
+        return has_stays and self._recovery.has_all(trail, self.position)
 
     async def run(self, is_wanted: Callable[[], bool]) -> bool:
         """Send until nothing is missed in this moment. False: not wanted any more, or it cannot be done."""

@@ -45,6 +45,10 @@ class Rooms(Generic[Member]):
         """The rooms that a member is in, with what was given when it entered, where something was."""
         return {room: stay for room, stay in self._rooms.get(member, {}).items() if stay is not None}
 
+    def has_members(self, room: str) -> bool:
+        """Whether anybody is in it."""
+        return room in self._members
+
     def members(self, rooms: Collection[str], except_rooms: Collection[str] = ()) -> list[Member]:
         """Who is in one of `rooms` and in none of `except_rooms`, once each."""
         found: dict[Member, None] = {}

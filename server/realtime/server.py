@@ -48,16 +48,19 @@ class Server:
         *,
         unknown_namespace_message: str | None = None,
         unknown_namespace_data: dict[str, object] | None = None,
+        recovery: Recovery | None = None,
     ) -> None:
         """Serve `namespace`. A CONNECT to any other is refused with `unknown_namespace_message` and `_data`.
 
         Without a message that is what the JavaScript server says; a message without data comes with
-        `{code: "not_found", retry: "never"}`.
+        `{code: "not_found", retry: "never"}`. `recovery` is this process's own, unless one is given.
         """
         if not namespace.startswith("/"):
             raise ValueError("a namespace begins with a slash")
-        ping_s = self.options.ping_interval_s + self.options.ping_timeout_s
-        self.namespaces[namespace] = Namespace(application, Recovery(self.options.recovery, ping_s=ping_s))
+        if recovery is None:
+            ping_s = self.options.ping_interval_s + self.options.ping_timeout_s
+            recovery = Recovery(self.options.recovery, ping_s=ping_s)
+        self.namespaces[namespace] = Namespace(application, recovery)
         if unknown_namespace_message is not None:
             data = unknown_namespace_data or {"code": "not_found", "retry": "never"}
             self.unknown_namespace = {"message": unknown_namespace_message, "data": data}
@@ -95,9 +98,31 @@ class Server:
         for connection in recipients:
             connection.deliver(packet, offset, volatile=volatile)
 
+    def deliver(
+        self,
+        packet: packets.EventPacket,
+        offset: str,
+        *,
+        namespace: str,
+        rooms: Collection[str],
+        except_rooms: Collection[str] = (),
+        volatile: bool = False,
+    ) -> None:
+        """As `emit`, for a packet that a bus has encoded and given its offset, and that is not to be kept."""
+        for connection in self.namespaces[namespace].rooms.members(rooms, except_rooms):
+            connection.deliver(packet, offset, volatile=volatile)
+
+    def hold(self) -> None:
+        """Write what each client is sent from now on together, before anything is done that is waited for."""
+        self._engine.hold.begin()
+
     def away(self, namespace: str, owner: str) -> list[str]:
-        """The sids of the owner's connections that are away and may be recovered."""
+        """The sids of the owner's connections that are away, of those that this process keeps."""
         return self.namespaces[namespace].recovery.away(owner)
+
+    def forget_away(self, namespace: str, owner: str) -> None:
+        """Let no connection of the owner be recovered that is away."""
+        self.namespaces[namespace].recovery.forget_away(owner)
 
     def forget(self, namespace: str, sid: str) -> None:
         """Let a connection not be recovered, whether it is away or still open."""

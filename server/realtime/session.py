@@ -12,6 +12,7 @@ from engineio import packet as engineio_packet
 
 from server.realtime import packets
 from server.realtime.heartbeat import Heartbeat
+from server.realtime.hold import Hold
 from server.realtime.packets import Encoded, Frame, InvalidPacketError
 from server.realtime.recovery import RecoveryOptions
 
@@ -59,6 +60,19 @@ class Reason(StrEnum):
     SHUTDOWN = "server shutting down"
 
 
+# What the client did, or what happened to it: the events it had sent before are still handled.
+NOT_BY_US = {Reason.CLIENT_DISCONNECT, Reason.TRANSPORT_CLOSE, Reason.TRANSPORT_ERROR, Reason.PING_TIMEOUT}
+
+# After these a connection may be recovered; the rest are somebody's decision.
+RECOVERABLE = {
+    Reason.TRANSPORT_CLOSE,
+    Reason.TRANSPORT_ERROR,
+    Reason.PING_TIMEOUT,
+    Reason.FORCED_CLOSE,
+    Reason.CONNECT_TIMEOUT,
+    Reason.SLOW_CONSUMER,
+    Reason.SHUTDOWN,
+}
 # Only these end a polling session by CLOSE, for which the Python client stays away. All clients come back
 # when a poll is answered that there is no such session.
 _FAULTS = {Reason.PARSE_ERROR, Reason.TRANSPORT_ERROR}
@@ -93,7 +107,9 @@ class Session:
 
     receiver: Receiver
 
-    def __init__(self, request: Any, options: Options, forget: Callable[["Session"], None]) -> None:
+    def __init__(
+        self, request: Any, options: Options, forget: Callable[["Session"], None], hold: Hold | None = None
+    ) -> None:
         self.sid = secrets.token_urlsafe(15)
         self.request = request
         self.is_open = True
@@ -109,6 +125,10 @@ class Session:
         self._is_websocket = False
         # What lies under the websocket, once all that was queued has been written to it.
         self._tcp: asyncio.Transport | None = None
+        # What is to be written to it together.
+        self._hold = hold or Hold()
+        self._held: list[bytes] = []
+        self._held_bytes = 0
         self._heartbeat = Heartbeat(
             interval_s=options.ping_interval_s,
             timeout_s=options.ping_timeout_s,
@@ -134,7 +154,9 @@ class Session:
     @property
     def is_behind(self) -> bool:
         """Whether the client has not taken yet what it was sent before."""
-        return bool(self._unsent) if self._tcp is None else self._tcp.get_write_buffer_size() > _BEHIND_BYTES
+        if self._tcp is None:
+            return bool(self._unsent)
+        return self._tcp.get_write_buffer_size() + self._held_bytes > _BEHIND_BYTES
 
     @property
     def received_until_s(self) -> float:
@@ -150,10 +172,12 @@ class Session:
             # One that is lost raises on uvloop; its reader ends the session in a moment.
             if tcp.is_closing():
                 return
-            if tcp.get_write_buffer_size() < self._max_buffer_bytes:
-                tcp.write(packet.wire)
-            else:
+            if tcp.get_write_buffer_size() + self._held_bytes >= self._max_buffer_bytes:
                 self.abort(Reason.SLOW_CONSUMER)
+            elif self._hold.is_on:
+                self._keep(packet.wire)
+            else:
+                tcp.write(packet.wire)
             return
         if self._unsent_bytes >= self._max_buffer_bytes or len(self._unsent) >= MAX_UNSENT_FRAMES:
             self.abort(Reason.SLOW_CONSUMER)
@@ -203,9 +227,21 @@ class Session:
 
     async def drained(self) -> None:
         """Return once the client has taken most of what was queued, or has gone."""
+        self._write_held()
         while self.is_open and self._unsent:
             self._changed.clear()
             await self._changed.wait()
+
+    def _keep(self, wire: bytes) -> None:
+        if not self._held:
+            self._hold.add(self._write_held)
+        self._held.append(wire)
+        self._held_bytes += len(wire)
+
+    def _write_held(self) -> None:
+        held, self._held, self._held_bytes = b"".join(self._held), [], 0
+        if held and self._tcp is not None and not self._tcp.is_closing():
+            self._tcp.write(held)
 
     def _end(self, reason: Reason) -> bool:
         if not self.is_open:

@@ -9,6 +9,7 @@ from aiohttp import WSMsgType, hdrs, web
 from aiohttp.http_websocket import WSMessageNoDecodeText
 
 from server.realtime import packets
+from server.realtime.hold import Hold
 from server.realtime.packets import Frame, InvalidPacketError
 from server.realtime.session import LINGER_S, Options, Reason, Receiver, Session
 
@@ -34,8 +35,10 @@ _ERRORS = {
 class Transport(Session):
     """A session and the requests that serve it."""
 
-    def __init__(self, request: Request, options: Options, forget: Callable[[Session], None]) -> None:
-        super().__init__(request, options, forget)
+    def __init__(
+        self, request: Request, options: Options, forget: Callable[[Session], None], hold: Hold
+    ) -> None:
+        super().__init__(request, options, forget, hold)
         self._is_posted = self._is_upgrading = False
         self._websocket_request: Request | None = None
         # What waits for the client's next frame, to be woken when the session ends.
@@ -180,6 +183,8 @@ class Engine:
     """Answers the requests to one path: begins transports, and hands a transport's requests to it."""
 
     def __init__(self, options: Options, accept: Callable[[Transport], Receiver]) -> None:
+        self.hold = Hold()
+        """What is sent to websockets while it is on is written together."""
         self._options = options
         self._accept = accept
         self._transports: dict[str, Transport] = {}
@@ -236,7 +241,7 @@ class Engine:
         if self._is_closing:
             return web.Response(status=503)
         websocket = await self._open_websocket(request) if _is_websocket(request) else None
-        transport = Transport(request, self._options, self._forget)
+        transport = Transport(request, self._options, self._forget, self.hold)
         self._transports[transport.sid] = transport
         transport.receiver = self._accept(transport)
         transport.start(is_websocket=websocket is not None)

@@ -63,7 +63,10 @@ class System:
 
     async def readyz(self, _request: web.Request) -> web.Response:
         reasons = self._health.unready_because()
-        return json_response({"ok": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+        degraded = {"degraded": found} if (found := self._health.degraded()) else {}
+        return json_response(
+            {"ok": not reasons, "reasons": reasons, **degraded}, status=503 if reasons else 200
+        )
 
     async def version(self, _request: web.Request) -> web.Response:
         return json_response(self._version)

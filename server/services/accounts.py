@@ -41,11 +41,13 @@ _MOST_UNANSWERED = 1_000
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """Who an accepted token stands for. `expires_at` is its `exp`, seconds since the epoch."""
+    """Who an accepted token stands for. `expires_at` and `issued_at` are its `exp` and `iat`, in seconds."""
 
     user: User
     login_id: str
     expires_at: int
+    issued_at: int | None = None
+    is_built_in: bool = False
 
 
 class Signed(Struct, frozen=True, kw_only=True):
@@ -102,7 +104,21 @@ class AccountService:
         user = await (self._built_in_user(claims) if claims.is_built_in else self._outside_user(claims))
         if follows_profile and not claims.is_built_in:
             user = await self._follow_profile(user, claims)
-        return Identity(user=user, login_id=claims.login_id, expires_at=claims.expires_at)
+        return Identity(
+            user=user,
+            login_id=claims.login_id,
+            expires_at=claims.expires_at,
+            issued_at=claims.issued_at,
+            is_built_in=claims.is_built_in,
+        )
+
+    async def has_ended(self, identity: Identity) -> bool:
+        """Whether its login was ended since it was accepted."""
+        login = await self._store.find_login(identity.login_id)
+        if identity.is_built_in or (login is not None and login.is_revoked):
+            return login is None or login.is_revoked
+        user = (await self._store.find_users([identity.user.id])).get(identity.user.id)
+        return user is None or _was_revoked(user, identity.issued_at)
 
     async def register(self, username: str, password: str, display_name: str | None) -> Signed:
         """Create an account and sign it in. Raises ConflictError when the username is taken.
@@ -234,8 +250,7 @@ class AccountService:
         user = (await self._store.find_users([user_id])).get(user_id)
         if user is None:
             user = await self._create_outside(user_id, claims)
-        issued_ms = None if claims.issued_at is None else claims.issued_at * 1000
-        if user.revoked_before is not None and (issued_ms is None or issued_ms < user.revoked_before):
+        if _was_revoked(user, claims.issued_at):
             raise TokenRevokedError("this login was ended")
         return user
 
@@ -315,6 +330,11 @@ class AccountService:
     async def _revoked(self, ended: LoginEnded, write: Awaitable[object]) -> None:
         """When it is unknown whether the write was done, the sockets end all the same: it was asked for."""
         await self._completion.written(write, lambda: self._publisher.publish(ended))
+
+
+def _was_revoked(user: User, issued_at: int | None) -> bool:
+    issued_ms = None if issued_at is None else issued_at * 1000
+    return user.revoked_before is not None and (issued_ms is None or issued_ms < user.revoked_before)
 
 
 def _usable_display_name(name: str | None) -> str | None:

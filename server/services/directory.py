@@ -5,7 +5,7 @@ An entry is dropped when a notice says that it changed. What was being read mean
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
@@ -45,13 +45,21 @@ class _Kept(Generic[Key, Value]):
         self.generation += 1
         self.entries.pop(key, None)
 
+    def clear(self) -> None:
+        self.generation += 1
+        self.entries.clear()
+
 
 class Directory:
     """Look-ups that nearly every event needs."""
 
-    def __init__(self, rooms: RoomStore, users: UserStore) -> None:
+    def __init__(
+        self, rooms: RoomStore, users: UserStore, *, is_heard: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`is_heard`: whether notices reach this server; while not, who is in a room is read each time."""
         self._rooms = rooms
         self._users = users
+        self._is_heard = is_heard
         self._access: _Kept[str, dict[str, Access]] = _Kept()
         self._counts: _Kept[str, int] = _Kept()
         self._profiles: _Kept[str, User] = _Kept()
@@ -61,7 +69,7 @@ class Directory:
     async def get_access(self, room_id: str, user_id: str) -> Access:
         """The room, for somebody who is in it. Raises NotFoundError for everybody else."""
         kept = self._access.entries.get(room_id, {}).get(user_id)
-        if kept is not None:
+        if kept is not None and self._is_heard():
             return kept
         generation = self._access.generation
         member = await self._rooms.find_member(room_id, user_id)
@@ -69,7 +77,7 @@ class Directory:
         if member is None or room is None or room.deleted_at is not None:
             raise NotFoundError("there is no such room, or you are not in it", field="room_id")
         access = Access(room=room, member=member)
-        if generation == self._access.generation:
+        if generation == self._access.generation and self._is_heard():
             self._access.keep(room_id, self._access.entries.get(room_id, {}), generation)
             self._access.entries[room_id][user_id] = access
         return access
@@ -135,6 +143,11 @@ class Directory:
         found = await self.profiles(user_ids)
         if any(user_id not in found for user_id in user_ids):
             raise NotFoundError("there is no such user", field=field)
+
+    def forget_all(self) -> None:
+        """Drop everything: notices may have been missed."""
+        for kept in (self._access, self._counts, self._profiles):
+            kept.clear()
 
     async def forget(self, notice: Control) -> None:
         """Drop what a notice says is no longer so."""

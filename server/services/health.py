@@ -9,6 +9,7 @@ from server.telemetry import get_logger
 
 _UNREADY_AFTER_S = 10.0
 _CHECK_EVERY_S = 1.0
+_DEAF_AFTER_S = 5.0
 _log = get_logger(__name__)
 
 
@@ -18,11 +19,22 @@ class Health:
     `is_leaving`: the balancer should send nobody more; `is_draining`: nobody more is let in.
     """
 
-    def __init__(self, store: MetaStore, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: MetaStore,
+        *,
+        clock: Callable[[], float],
+        is_heard: Callable[[], bool] = lambda: True,
+        do_others_hear: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`is_heard` and `do_others_hear`: whether this server, and another one, hear the bus."""
         self._store = store
+        self._is_heard = is_heard
+        self._do_others_hear = do_others_hear
         self._clock = clock
         self._checked_at = -math.inf
         self._failing_since: float | None = None
+        self._heard_at = clock()
         self.is_started = False
         self.is_leaving = False
         self.is_draining = False
@@ -41,7 +53,19 @@ class Health:
             reasons.append("draining")
         if self._failing_since is not None and self._clock() - self._failing_since >= _UNREADY_AFTER_S:
             reasons.append("store")
+        if self._is_deaf_alone():
+            reasons.append("bus")
         return reasons
+
+    def degraded(self) -> list[str]:
+        """What does not work although this server is as good as any: the bus, where nobody hears it."""
+        is_deaf = self.is_started and not self._is_heard()
+        return ["bus"] if is_deaf and not self._is_deaf_alone() else []
+
+    def _is_deaf_alone(self) -> bool:
+        """Others may have become deaf in the same moment, and have not said so yet."""
+        is_deaf = self._clock() - self._heard_at >= _DEAF_AFTER_S and not self._is_heard()
+        return self.is_started and is_deaf and self._do_others_hear()
 
     def store_failed(self) -> None:
         """The store did not answer somebody."""
@@ -51,6 +75,8 @@ class Health:
 
     async def tick(self) -> None:
         """Ask the store whether it is there, once a second."""
+        if self._is_heard():
+            self._heard_at = self._clock()
         if self._clock() - self._checked_at < _CHECK_EVERY_S:
             return
         self._checked_at = self._clock()

@@ -7,10 +7,22 @@ from msgspec import Struct
 from server.views import LeaveReason
 
 
+class Place(Struct, frozen=True):
+    """A notice's place among those of its `key`: nobody is told it behind one of a greater number.
+
+    `is_gapless`: it is the change `number` of the room `key`, told right behind the one before.
+    """
+
+    key: str
+    number: int
+    is_gapless: bool
+
+
 class Tell(Struct, frozen=True, kw_only=True):
     """An event for every socket in these rooms and of these people; each socket gets it once.
 
-    `volatile`: it is of no use later, so who is slow or away need not get it.
+    `volatile`: it is of no use later, so who is slow or away need not get it. A change that is not to be told
+    by itself still has its `place`, and names nobody.
     """
 
     event: str
@@ -18,6 +30,7 @@ class Tell(Struct, frozen=True, kw_only=True):
     rooms: frozenset[str] = frozenset()
     users: frozenset[str] = frozenset()
     volatile: bool = False
+    place: Place | None = None
 
 
 class MembershipChanged(Struct, frozen=True, kw_only=True):
@@ -47,7 +60,15 @@ class LoginEnded(Struct, frozen=True, kw_only=True):
     login_id: str | None
 
 
-Control = MembershipChanged | RoomChanged | ProfileChanged | LoginEnded
+class SocketsEnded(Struct, frozen=True, kw_only=True):
+    """These connections of a user are beyond the `limit` of open ones, and end."""
+
+    user_id: str
+    connection_ids: frozenset[str]
+    limit: int
+
+
+Control = MembershipChanged | RoomChanged | ProfileChanged | LoginEnded | SocketsEnded
 Notice = Tell | Control
 
 

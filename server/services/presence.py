@@ -8,22 +8,26 @@ from msgspec import Struct
 
 from server.domain.errors import ChatError
 from server.domain.models import User
-from server.ephemeral.base import Ephemeral, Typing
+from server.ephemeral.base import Ephemeral, StatusChange, Typing
 from server.events import TypingPayload
 from server.services.directory import Directory
-from server.services.notices import Publisher, Tell
+from server.services.notices import Place, Publisher, SocketsEnded, Tell
 from server.services.views import iso_or_none
 from server.storage.base import RoomStore, UserStore
 from server.views import TypingStatus, UserStatus
 
 
 class PresenceRules(Struct, frozen=True, kw_only=True):
-    """Durations in seconds. Over `quiet_above` members nobody is told who comes online."""
+    """Durations in seconds. Over `quiet_above` members nobody is told who comes online.
+
+    `sockets_per_user`: connections of a person on all servers; None: any number.
+    """
 
     grace_s: float
     typing_ttl_s: float
     quiet_above: int
     most_typing: int
+    sockets_per_user: int | None = None
 
 
 class PresenceService:
@@ -47,19 +51,22 @@ class PresenceService:
         self._publisher = publisher
         self._rules = rules
         self._clock = clock
-        self._left_at: dict[str, int] = {}
         self._gone: dict[str, int] = {}
-        # Whose status others do not know, since it could not be told: the next tick tells it.
-        self._untold: set[str] = set()
+        # What others do not know, since it could not be told: the next tick tells it.
+        self._untold: dict[str, StatusChange] = {}
 
     async def arrive(self, user: User, connection_id: str) -> None:
-        """A connection of the user begins."""
-        if await self._ephemeral.arrive(user.id, connection_id):
-            await self._tell_status(user, is_online=True)
+        """A connection of the user begins. With one too many the oldest ends, wherever it is."""
+        limit = self._rules.sockets_per_user
+        arrival = await self._ephemeral.arrive(user.id, connection_id, limit)
+        if arrival.change is not None:
+            await self._tell_status(user, arrival.change)
+        if arrival.surplus and limit is not None:
+            ended = frozenset(arrival.surplus)
+            await self._publisher.publish(SocketsEnded(user_id=user.id, connection_ids=ended, limit=limit))
 
     async def leave(self, user_id: str, connection_id: str) -> None:
         """A connection ends: typing ends at once, being online after the grace."""
-        self._left_at[user_id] = self._clock()
         await self._ephemeral.leave(user_id, connection_id, self._rules.grace_s)
         for typing in await self._ephemeral.stop_typing_from(connection_id):
             await self._tell_typing(typing, is_typing=False)
@@ -88,9 +95,11 @@ class PresenceService:
             with suppress(ChatError):  # whoever sees it typing drops it soon, too
                 await self._tell_typing(typing, is_typing=False)
         # Named once by the reaper, and kept until it is stored and told: the store may be away.
-        for user_id in await self._ephemeral.reap():
-            self._gone[user_id] = self._left_at.pop(user_id, self._clock())
-            self._untold.add(user_id)
+        for change in await self._ephemeral.reap():
+            self._keep_untold(change)
+            if not change.is_online:
+                away_ms = round((self._rules.grace_s + change.ago_s) * 1000)
+                self._gone[change.user_id] = self._clock() - away_ms
         if self._gone:
             await self._users.set_last_seen(list(self._gone.items()))
             self._gone.clear()
@@ -100,23 +109,30 @@ class PresenceService:
     async def _tell_untold(self) -> None:
         untold = list(self._untold)
         users = await self._users.find_users(untold)
-        self._untold -= set(untold) - users.keys()
-        online = await self._ephemeral.online(set(users))
-        for user in users.values():
-            if user.id in self._untold:  # else somebody has told it meanwhile
-                await self._tell_status(user, is_online=user.id in online)
+        for user_id in untold:
+            # Else somebody has told it meanwhile.
+            if (change := self._untold.pop(user_id, None)) is not None and user_id in users:
+                await self._tell_status(users[user_id], change)
 
-    async def _tell_status(self, user: User, *, is_online: bool) -> None:
+    async def _tell_status(self, user: User, change: StatusChange) -> None:
         """Tell it now, or by the next tick when this fails."""
-        self._untold.discard(user.id)
+        self._untold.pop(user.id, None)
         try:
-            await self._try_to_tell_status(user, is_online=is_online)
+            await self._try_to_tell_status(user, change)
         except (ChatError, asyncio.CancelledError):
-            self._untold.add(user.id)
+            self._keep_untold(change)
             raise
 
-    async def _try_to_tell_status(self, user: User, *, is_online: bool) -> None:
-        """Tell it, unless it has ceased to be so while this was read: then who changed it tells."""
+    def _keep_untold(self, change: StatusChange) -> None:
+        known = self._untold.get(change.user_id)
+        if known is None or known.version < change.version:
+            self._untold[change.user_id] = change
+
+    async def _try_to_tell_status(self, user: User, change: StatusChange) -> None:
+        """Tell it, unless it has ceased to be so while this was read: then who changed it tells.
+
+        On the way to the others it keeps its place: an older one is not told behind a newer one.
+        """
         room_ids = [each.room.id for each in await self._rooms.memberships(user.id)]
         counts = await self._directory.member_counts(room_ids)
         small = frozenset(each for each in room_ids if counts.get(each, 0) <= self._rules.quiet_above)
@@ -125,11 +141,12 @@ class PresenceService:
         status = UserStatus(
             user_id=user.id,
             username=user.username,
-            status="online" if is_online else "offline",
+            status="online" if change.is_online else "offline",
             last_seen=iso_or_none(user.last_seen),
         )
-        if is_online == (user.id in await self._ephemeral.online({user.id})):
-            await self._publisher.publish(Tell(event="user_status", data=status, rooms=small))
+        if change.is_online == (user.id in await self._ephemeral.online({user.id})):
+            place = Place(f"status:{user.id}", change.version, is_gapless=False)
+            await self._publisher.publish(Tell(event="user_status", data=status, rooms=small, place=place))
 
     async def _tell_typing(self, typing: Typing, *, is_typing: bool) -> None:
         user = await self._directory.get_profile(typing.user_id)

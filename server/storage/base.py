@@ -176,5 +176,27 @@ class MetaStore(Protocol):
         """Make sure that it can be read now."""
 
 
+class NodeReport(Struct, frozen=True, kw_only=True):
+    """What a server last said of itself: `beat` counts its reports, `at` is by its own clock."""
+
+    node: str
+    beat: int
+    at: int
+    is_heard: bool
+
+
+class NodeStore(Protocol):
+    """The servers that share a store."""
+
+    async def report(self, node: str, *, at: int, is_heard: bool) -> list[NodeReport]:
+        """This server lives at `at`; `is_heard`: it hears the bus. The last report of each, its own too."""
+
+    async def forget_node(self, node: str) -> None:
+        """Forget what a server reported."""
+
+    async def written_by(self, node: str, since: int) -> list[tuple[str, int]]:
+        """The (room, rev) of what a server wrote at `since` or later by its clock, or the newest of it."""
+
+
 class Storage(LogStore, RoomStore, UserStore, MetaStore, Protocol):
     """All of it, as `app` hands it out; each service asks for the part that it needs."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, web
 
+from server.realtime.recovery import Recovery
 from server.realtime.server import Connection, Options, Server
 from server.realtime.session import Reason
 from server.realtime.transport import Transport
@@ -324,11 +325,12 @@ async def running(
     application: Recorder | None = None,
     *,
     send_buffer_bytes: int | None = None,
+    recovery: Recovery | None = None,
 ) -> AsyncIterator[Site]:
     """A site on a free port of the loopback; the system takes `send_buffer_bytes` for each client."""
     application = application or Recorder()
     server = Server(options or Options())
-    server.register("/chat", application)
+    server.register("/chat", application, recovery=recovery)
     app = web.Application()
     app.router.add_route("*", "/socket.io/", server.handle)
     runner = web.AppRunner(app, shutdown_timeout=1, access_log=None)

@@ -208,19 +208,57 @@ def test_a_store_on_the_network_must_answer_within_the_deadline_of_an_event() ->
     assert keys_of(broken(**late, database__url="mongodb://h")) == ["database.timeout_s"]
 
 
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel"])
-def test_redis_is_refused_and_with_sqlite_for_a_reason_of_its_own(scheme: str) -> None:
-    url = f"{scheme}://:hunter2@h:6379"
-    assert broken(cluster__url=url) == [
-        ("cluster.url", f"{scheme}:// is not in this version, which has only memory:// (one process)"),
-        ("cluster.url", f"{scheme}:// with sqlite:// is refused: an SQLite file serves one process alone"),
+MONGODB = "mongodb://h/db"
+SECRET = Secret("x" * 32)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+@pytest.mark.parametrize(
+    "rest", ["h", "h:6379", "h/1", ":hunter2@h:1/0", "juan:p%40@[::1]:6379/15", "10.0.0.1/"]
+)
+def test_redis_is_taken_with_mongodb_and_a_secret(scheme: str, rest: str) -> None:
+    urls = {"cluster__url": f"{scheme}://{rest}", "database__url": MONGODB}
+    assert broken(**urls, auth__secret=SECRET) == []
+    assert keys_of(broken(**urls)) == ["auth.secret"]
+    with_sqlite = broken(cluster__url=urls["cluster__url"], auth__secret=SECRET)
+    assert with_sqlite == [
+        ("cluster.url", f"{scheme}:// with sqlite:// is refused: an SQLite file serves one process alone")
     ]
-    assert keys_of(broken(cluster__url=url, database__url="mongodb://h/db")) == ["cluster.url"]
+
+
+@pytest.mark.parametrize("rest", ["h/mymaster", "a:1,b:2,c/mymaster/3", "juan:hunter2@a,b:26379/my-master"])
+def test_sentinels_are_taken_with_the_service_they_watch(rest: str) -> None:
+    url = f"redis+sentinel://{rest}"
+    assert broken(cluster__url=url, database__url=MONGODB, auth__secret=SECRET) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://",
+        "redis://h:0",
+        "redis://h:99999",
+        "redis://a,b",
+        "redis://h/db",
+        "redis://:hunter2:h",
+        "redis://:hun/ter2@h",
+        "redis://h?ssl=1",
+        "redis+sentinel://h",
+        "redis+sentinel://h/",
+        "redis+sentinel://a,,b/m",
+    ],
+)
+def test_broken_redis_urls_are_refused_with_the_shape_expected(url: str) -> None:
+    ((key, message),) = broken(cluster__url=url, database__url=MONGODB, auth__secret=SECRET)
+    assert key == "cluster.url"
+    assert message.startswith(f"expected {url.partition(':')[0]}://USER:PASSWORD@HOST:PORT")
+    assert "hunter2" not in message
 
 
 @pytest.mark.parametrize("url", ["memory", "memory://x", "nats://h", "memory:///"])
 def test_other_cluster_urls_are_refused(url: str) -> None:
-    assert broken(cluster__url=url) == [("cluster.url", "expected memory://")]
+    expected = "expected memory:// (one process), redis://, rediss:// or redis+sentinel://"
+    assert broken(cluster__url=url) == [("cluster.url", expected)]
 
 
 def test_all_broken_rules_come_at_once() -> None:

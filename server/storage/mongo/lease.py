@@ -30,12 +30,16 @@ class Lease:
     async def take(self) -> None:
         """Hold it from now on. Raises StoreRefusedError while another server does."""
         while not await self._insert():
-            if await self._is_kept():
-                raise StoreRefusedError(
-                    "another server uses this database. Stop it, or give this one another database.url; "
-                    "several servers on one database need redis:// as cluster.url."
-                )
+            await self.require_free()
         self._task = asyncio.create_task(self._keep(), name="mongo.lease")
+
+    async def require_free(self) -> None:
+        """Raises StoreRefusedError while another server holds it."""
+        if await self._is_kept():
+            raise StoreRefusedError(
+                "another server uses this database. Stop it, or give this one another database.url; "
+                "several servers on one database need redis:// as cluster.url."
+            )
 
     def check(self) -> None:
         """Raises UnavailableError when another server has taken it, after this one was stopped for long."""

@@ -51,6 +51,8 @@ INDEXES: dict[str, list[IndexModel]] = {
     "logins": [_index("user_id"), _index("kept_until")],
     "rotations": [_index("login_id", "n"), _index("expires_at")],
     "revocations": [_index("expires_at")],
+    # `_id` a server of the cluster, with its last report.
+    "nodes": [],
     # "schema" with version and epoch, "lease", and the locks of rooms.
     "meta": [],
 }

@@ -10,11 +10,12 @@ from server.storage.mongo.entries import Reader
 from server.storage.mongo.followup import FollowUp
 from server.storage.mongo.lease import Lease
 from server.storage.mongo.log import MongoLog
+from server.storage.mongo.nodes import MongoNodes
 from server.storage.mongo.rooms import MongoRooms
 from server.storage.mongo.users import MongoUsers
 
 
-class MongoStorage(MongoLog, MongoRooms, MongoUsers, Storage):
+class MongoStorage(MongoLog, MongoRooms, MongoUsers, MongoNodes, Storage):
     """A store in the database that the URL names (`tertulia` if none).
 
     `is_alone`: no other server may use it, for they would not hear of each other. One that crashed has
@@ -34,6 +35,7 @@ class MongoStorage(MongoLog, MongoRooms, MongoUsers, Storage):
         self._reader = Reader()
         self._follow_up = FollowUp(self._database)
         self._lease = Lease(self._database, length_s=lease_s)
+        self._lease_s = lease_s
         self._is_alone = is_alone
         self._revs = OrderedDict()
         self._unsure = OrderedDict()
@@ -44,6 +46,9 @@ class MongoStorage(MongoLog, MongoRooms, MongoUsers, Storage):
             await schema.check(self._database)
             if self._is_alone:
                 await self._lease.take()
+                await self._require_no_nodes(self._lease_s)
+            else:
+                await self._lease.require_free()
             await schema.prepare(self._database)
             await self._go_on_emptying()
             await self._follow_up.start()

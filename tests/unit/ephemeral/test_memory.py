@@ -19,6 +19,7 @@ STEPS = st.lists(
         st.tuples(st.just("type"), PEOPLE, CONNECTIONS, ROOMS),
         st.tuples(st.just("stop"), PEOPLE, ROOMS),
         st.tuples(st.just("end"), CONNECTIONS),
+        st.tuples(st.just("claim"), ROOMS),
         st.tuples(st.just("pass"), st.floats(0, 7)),
     ),
     max_size=40,
@@ -37,6 +38,8 @@ async def act(ephemeral: MemoryEphemeral, clock: Clock, step: tuple[object, ...]
             await ephemeral.stop_typing(Typing(room, person))
         case ("end", str(connection)):
             await ephemeral.stop_typing_from(connection)
+        case ("claim", str(name)):
+            await ephemeral.claim(name, 6)
         case ("pass", float(seconds)):
             clock.advance(seconds)
 
@@ -57,6 +60,7 @@ def test_nothing_is_remembered_of_those_who_are_gone(steps: list[tuple[object, .
         await ephemeral.reap()
         await ephemeral.reap_typing()
         assert (ephemeral._leases, ephemeral._typing, ephemeral._typing_from) == ({}, {}, {})
+        assert not ephemeral._claims._ends
 
     asyncio.run(live())
 

@@ -1,13 +1,23 @@
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 import pytest
 
-from namespaces.fanout import _KINDS, Fanout
-from server.realtime.bus import Bus, Control, ControlHandler, Emit
+from namespaces.fanout import _KINDS, Fanout, Retelling
+from server.domain.errors import UnavailableError
+from server.realtime.bus import Bus, BusAwayError, Control, ControlHandler, Emit, Order, SourceAwayError
 from server.services import notices
-from server.services.notices import LoginEnded, MembershipChanged, ProfileChanged, RoomChanged, Tell
+from server.services.notices import (
+    LoginEnded,
+    MembershipChanged,
+    Place,
+    ProfileChanged,
+    RoomChanged,
+    SocketsEnded,
+    Tell,
+)
 from server.views import RoomJoined, RoomLeft
+from tests.services import Site, break_
 
 
 class WireBus(Bus):
@@ -23,6 +33,12 @@ class WireBus(Bus):
 
     def is_heard(self) -> bool:
         return True
+
+    async def follow(self, keys: Collection[str]) -> None: ...
+
+    def owe(self, key: str, first: int, last: int) -> None: ...
+
+    def read_anew(self) -> None: ...
 
     def subscribe(self, handler: ControlHandler) -> None:
         self._handlers.append(handler)
@@ -41,6 +57,7 @@ CONTROLS: list[notices.Control] = [
     RoomChanged(room_id="room"),
     ProfileChanged(user_id="juan"),
     LoginEnded(user_id="juan", login_id=None),
+    SocketsEnded(user_id="juan", connection_ids=frozenset(["1", "2"]), limit=20),
 ]
 
 
@@ -107,3 +124,53 @@ async def test_a_tell_is_as_volatile_as_it_says(*, volatile: bool) -> None:
     (emit,) = bus.entries
     assert isinstance(emit, Emit)
     assert emit.volatile is volatile
+
+
+async def test_a_change_of_a_room_has_its_place_in_that_room() -> None:
+    bus = WireBus()
+    await Fanout(bus).publish(
+        Tell(event="a", data=RoomJoined(room_id="x"), place=Place("room", 7, is_gapless=True)),
+        Tell(event="b", data=RoomJoined(room_id="x"), place=Place("status:ana", 9, is_gapless=False)),
+    )
+    orders = [entry.order for entry in bus.entries if isinstance(entry, Emit)]
+    assert orders == [Order("room:room", 7), Order("status:ana", 9, is_gapless=False)]
+
+
+@pytest.mark.parametrize("notice", CONTROLS)
+async def test_who_says_that_somebody_is_out_wants_to_know_that_all_servers_will(
+    notice: notices.Control,
+) -> None:
+    bus = WireBus()
+    await Fanout(bus).publish(notice)
+    (control,) = bus.entries
+    assert isinstance(control, Control)
+    is_out = isinstance(notice, LoginEnded) or getattr(notice, "left_because", None) is not None
+    assert control.is_strict is is_out
+
+
+async def test_what_the_other_servers_cannot_be_told_is_unavailable() -> None:
+    class AwayBus(WireBus):
+        async def publish(self, entries: Sequence[Emit | Control]) -> None:  # noqa: ARG002 - the protocol's
+            raise BusAwayError
+
+    with pytest.raises(UnavailableError):
+        await Fanout(AwayBus()).publish(CONTROLS[0])
+
+
+async def test_what_the_bus_did_not_bring_is_read_as_it_would_have_come(site: Site) -> None:
+    await site.people("juan", "ana")
+    room_id = await site.group("juan", "ana")
+    bus = WireBus()
+    for _ in range(2):
+        await site.say("juan", room_id)
+    await Fanout(bus).publish(*await site.publisher.until_told("chat_message", 2))
+    source = Retelling()
+    source.teller, source.directory = site.teller, site.directory
+    key = f"room:{room_id}"
+    assert await source.emits_after(key, 0) == bus.entries
+    assert await source.emits_after(key, 1) == bus.entries[1:]
+    assert await source.heads([key, "room:none"]) == {key: 2, "room:none": 0}
+    break_(site.storage, "changes_after", "heads")
+    for asked in (source.emits_after(key, 0), source.heads([key])):
+        with pytest.raises(SourceAwayError):
+            await asked

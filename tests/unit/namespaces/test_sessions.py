@@ -14,7 +14,7 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.events import CreateRoom
-from server.services.notices import LoginEnded, MembershipChanged, ProfileChanged, RoomChanged
+from server.services.notices import LoginEnded, MembershipChanged, ProfileChanged, RoomChanged, SocketsEnded
 from server.views import RoomJoined, RoomLeft, ServerDraining
 from tests.harness import PATIENCE_S
 from tests.services import Site, break_, hold_answer
@@ -136,28 +136,37 @@ async def test_an_admission_that_is_cancelled_keeps_nothing(world: World) -> Non
     assert world.sessions._people == {}
 
 
-async def test_one_socket_more_than_allowed_ends_the_oldest(site: Site) -> None:
-    world = World(site, sockets_per_user=2)
+async def test_of_too_many_sockets_those_that_are_named_end(world: World) -> None:
     first, second = await world.connect("ana"), await world.connect("ana")
-    others = await world.connect("juan")
-    waiting = world.session("ana")
-    await world.sessions.admit(waiting)
-    assert codes(first) == []
-    world.sessions.go_live(waiting)
-    assert codes(first) == [("rate_limited", "never")]
+    juan = await world.connect("juan")
+    named = frozenset(each.connection.sid for each in (first, juan))
+    notice = SocketsEnded(user_id="ana", connection_ids=named | {"elsewhere"}, limit=1)
+    for _ in range(2):
+        await world.sessions.handle(notice)
+    assert [codes(each) for each in (first, second, juan)] == [[("rate_limited", "never")], [], []]
     assert connection_of(first).ending() == ["disconnect"]
-    await world.connect("ana")
-    for session, ends in ((first, 1), (second, 1), (waiting, 0), (others, 0)):
-        assert len(codes(session)) == ends
+    await world.sessions.handle(SocketsEnded(user_id="eva", connection_ids=named, limit=1))
+    assert codes(juan) == []
 
 
-async def test_a_socket_that_was_ended_already_does_not_count(site: Site) -> None:
-    world = World(site, sockets_per_user=2)
-    first = await world.connect("ana")
-    gone = await world.connect("ana", identity=site.identity("ana", login_id="other"))
-    await world.sessions.handle(LoginEnded(user_id="ana", login_id="other"))
-    await world.connect("ana")
-    assert (codes(first), len(codes(gone))) == ([], 1)
+async def test_one_socket_too_many_that_waits_for_its_connect_ends_just_after_it(world: World) -> None:
+    session = world.session("ana")
+    await world.sessions.admit(session)
+    sid = session.connection.sid
+    await world.sessions.handle(SocketsEnded(user_id="ana", connection_ids=frozenset([sid]), limit=1))
+    assert codes(session) == []
+    world.sessions.go_live(session)
+    assert codes(session) == [("rate_limited", "never")]
+
+
+async def test_a_socket_that_was_ended_already_ends_for_its_first_reason(world: World) -> None:
+    session = world.session("ana")
+    await world.sessions.admit(session)
+    await world.sessions.handle(LoginEnded(user_id="ana", login_id=None))
+    sid = session.connection.sid
+    await world.sessions.handle(SocketsEnded(user_id="ana", connection_ids=frozenset([sid]), limit=1))
+    world.sessions.go_live(session)
+    assert codes(session) == [("token_revoked", "never")]
 
 
 async def test_the_end_of_a_login_ends_its_sockets_and_no_others(world: World) -> None:

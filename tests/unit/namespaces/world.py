@@ -1,6 +1,6 @@
 """A connection without an engine: it remembers what is done to it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,13 +94,24 @@ class World:
     `forgotten` are those whose connections that were away were made unrecoverable, as often as they were.
     """
 
-    def __init__(self, site: Site, *, sockets_per_user: int | None = None) -> None:
+    def __init__(self, site: Site) -> None:
         self.site = site
-        rules = SessionRules(leeway_s=5, expiring_notice_s=60, sockets_per_user=sockets_per_user)
+        rules = SessionRules(leeway_s=5, expiring_notice_s=60)
         self.forgotten: list[str] = []
-        self.sessions = Sessions(site.rooms, rules, forget_away=self.forgotten.append, clock=site.clock.s)
+        self.listened: set[str] = set()
+        self.sessions = Sessions(
+            site.rooms,
+            rules,
+            forget_away=self.forgotten.append,
+            listen_to=self._listen_to,
+            has_ended=site.accounts.has_ended,
+            clock=site.clock.s,
+        )
         site.publisher.follow(self.sessions.handle)
         self._sids = iter(range(1, 1_000_000))
+
+    async def _listen_to(self, room_ids: Collection[str]) -> None:
+        self.listened.update(room_ids)
 
     def session(
         self, user_id: str, *, room_id: str | None = None, identity: Identity | None = None

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from server.domain.errors import NotFoundError, UnavailableError
-from server.services.directory import _MOST_KEPT, _Kept
+from server.services.directory import _MOST_KEPT, Directory, _Kept
 from server.services.notices import LoginEnded, MembershipChanged, ProfileChanged, RoomChanged
 from tests.services import Site, break_, hold_answer
 
@@ -143,3 +143,32 @@ def test_the_oldest_entry_makes_room_for_a_new_one() -> None:
         kept.keep(number, number, kept.generation)
     assert len(kept.entries) == _MOST_KEPT
     assert (0 in kept.entries, _MOST_KEPT in kept.entries) == (False, True)
+
+
+async def test_while_notices_do_not_come_the_store_is_asked_who_is_in_a_room(
+    site: Site, room_id: str
+) -> None:
+    is_heard = True
+    directory = Directory(site.storage, site.storage, is_heard=lambda: is_heard)
+    await directory.get_access(room_id, "ana")
+    is_heard = False
+    await site.storage.remove_member(room_id, "ana")
+    with pytest.raises(NotFoundError):
+        await directory.get_access(room_id, "ana")
+    await directory.get_access(room_id, "juan")
+    is_heard = True
+    await site.storage.remove_member(room_id, "juan")
+    with pytest.raises(NotFoundError):  # what was read meanwhile was not kept
+        await directory.get_access(room_id, "juan")
+
+
+async def test_what_may_have_changed_unheard_is_all_forgotten(site: Site, room_id: str) -> None:
+    await site.directory.get_access(room_id, "ana")
+    await site.directory.member_counts([room_id])
+    await site.storage.remove_member(room_id, "ana")
+    await site.storage.update_user("juan", display_name="Another")
+    site.directory.forget_all()
+    with pytest.raises(NotFoundError):
+        await site.directory.get_access(room_id, "ana")
+    assert await site.directory.member_count(room_id) == 1
+    assert (await site.directory.get_profile("juan")).display_name == "Another"

@@ -80,3 +80,44 @@ async def test_the_first_tick_asks_whatever_the_clock_says(site: Site) -> None:
     break_(site.storage, "ping")
     await health.tick()
     assert state(health) == (False, [])
+
+
+class Ears:
+    """Whether this server and another one hear the bus."""
+
+    own = others = True
+
+
+@pytest.fixture
+def ears() -> Ears:
+    return Ears()
+
+
+@pytest.fixture
+def listening(site: Site, ears: Ears) -> Health:
+    health = Health(
+        site.storage, clock=site.clock.s, is_heard=lambda: ears.own, do_others_hear=lambda: ears.others
+    )
+    health.is_started = True
+    return health
+
+
+async def test_a_server_that_alone_is_deaf_should_get_nobody(
+    site: Site, listening: Health, ears: Ears
+) -> None:
+    await listening.tick()
+    ears.own = False
+    site.clock.advance(4.9)
+    assert (listening.unready_because(), listening.degraded()) == ([], ["bus"])
+    site.clock.advance(0.1)
+    assert (listening.unready_because(), listening.degraded()) == (["bus"], [])
+    ears.own = True
+    assert (listening.unready_because(), listening.degraded()) == ([], [])
+
+
+async def test_where_nobody_hears_every_server_is_as_good_as_any(
+    site: Site, listening: Health, ears: Ears
+) -> None:
+    ears.own = ears.others = False
+    site.clock.advance(60)
+    assert (listening.unready_because(), listening.degraded()) == ([], ["bus"])

@@ -1,7 +1,14 @@
 import msgspec
 import pytest
 
-from server.services.notices import Control, LoginEnded, MembershipChanged, ProfileChanged, RoomChanged
+from server.services.notices import (
+    Control,
+    LoginEnded,
+    MembershipChanged,
+    ProfileChanged,
+    RoomChanged,
+    SocketsEnded,
+)
 
 NOTICES: list[Control] = [
     MembershipChanged(room_id="room", user_ids=frozenset(["juan", "ana"]), left_because="removed"),
@@ -10,6 +17,7 @@ NOTICES: list[Control] = [
     ProfileChanged(user_id="juan"),
     LoginEnded(user_id="juan", login_id="login"),
     LoginEnded(user_id="juan", login_id=None),
+    SocketsEnded(user_id="juan", connection_ids=frozenset(["1", "2"]), limit=20),
 ]
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from server.domain.errors import NotFoundError, UnavailableError
+from server.ephemeral.base import StatusChange
 from server.events import TypingPayload
-from server.services.notices import Notice
+from server.services.notices import Notice, Place, SocketsEnded
 from server.services.views import iso
 from server.views import TypingStatus, UserStatus
 from tests import builders
@@ -62,6 +63,75 @@ async def test_a_person_is_online_from_the_first_connection_until_the_grace_afte
     assert told.rooms == {room_id}
     assert told.data == UserStatus(user_id="juan", username="juan", status="offline", last_seen=iso(left_at))
     assert (await site.accounts.me("juan")).last_seen == iso(left_at)
+
+
+async def test_when_a_person_was_seen_last_counts_from_their_leaving_however_late_it_is_noticed(
+    site: Site, room_id: str
+) -> None:
+    assert room_id
+    await site.presence.arrive(builders.user("juan"), "1")
+    left_at = site.clock.ms()
+    await site.presence.leave("juan", "1")
+    site.clock.advance(65)
+    await site.presence.tick()
+    assert (await site.accounts.me("juan")).last_seen == iso(left_at)
+
+
+async def test_every_status_of_a_person_has_a_place_behind_the_one_before(site: Site, room_id: str) -> None:
+    """So no older one is told behind a newer one, whichever server tells it."""
+    assert room_id
+    for connection in ("1", "2"):
+        await site.presence.arrive(builders.user("juan"), connection)
+        await site.presence.leave("juan", connection)
+        site.clock.advance(5)
+        await site.presence.tick()
+    places = [tell.place for tell in site.publisher.told("user_status") if tell.place is not None]
+    assert len(places) == 4
+    assert {(place.key, place.is_gapless) for place in places} == {("status:juan", False)}
+    numbers = [place.number for place in places]
+    assert numbers == sorted(set(numbers))
+
+
+async def test_what_the_reaper_names_again_is_told_with_the_same_place(site: Site, room_id: str) -> None:
+    """Whoever was to tell it may have done so before it died."""
+    assert room_id
+    gone = StatusChange(user_id="juan", is_online=False, version=7)
+
+    async def reap() -> list[StatusChange]:
+        return [gone]
+
+    site.ephemeral.reap = reap  # type: ignore[method-assign]  # as after the death of another server
+    for _ in range(2):
+        await site.presence.tick()
+    places = [tell.place for tell in site.publisher.told("user_status")]
+    assert places == [Place("status:juan", 7, is_gapless=False)] * 2
+
+
+async def test_who_is_named_late_by_the_reaper_is_not_told_behind_what_is_newer(
+    site: Site, room_id: str
+) -> None:
+    assert room_id
+    await site.presence.arrive(builders.user("juan"), "1")
+    gone = StatusChange(user_id="juan", is_online=False, version=0)
+
+    async def reap() -> list[StatusChange]:
+        return [gone]
+
+    site.ephemeral.reap = reap  # type: ignore[method-assign]  # as of a server that was slow
+    await site.presence.tick()
+    assert statuses(site) == [("juan", "online")]
+
+
+async def test_with_one_connection_too_many_the_oldest_ends(tmp_path: Path) -> None:
+    async with open_site(tmp_path, SiteRules(sockets_per_user=2)) as site:
+        await site.people("juan", "ana")
+        for connection in ("1", "2"):
+            await site.presence.arrive(builders.user("juan"), connection)
+            await site.presence.arrive(builders.user("ana"), f"ana {connection}")
+        assert site.publisher.controls() == []
+        await site.presence.arrive(builders.user("juan"), "3")
+        ended = SocketsEnded(user_id="juan", connection_ids=frozenset(["1"]), limit=2)
+        assert site.publisher.controls() == [ended]
 
 
 async def test_who_comes_back_within_the_grace_was_never_away(site: Site, room_id: str) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from server.domain.models import Message
+from server.domain.models import Change, Message
+from server.events import ReactMessage
 from server.services.notices import Tell
 from server.views import MessageData, MessageReaction
 from tests.builders import delete_change, edit_change, message_change, react_change
@@ -145,13 +146,74 @@ async def test_a_held_reaction_does_not_come_after_a_newer_one(small: Site) -> N
     assert revs(small.publisher.told()) == [2, 4]
 
 
+async def test_what_another_server_has_just_told_waits_for_its_second_to_be_over(small: Site) -> None:
+    """Its claim is seen here, although this server has told nothing."""
+    room_id = await small.group("juan", "ana", "eva")
+    message = await told_message(small, room_id)
+    assert await small.ephemeral.claim(f"reaction:{message.id}", 1)
+    for rev in (2, 3):
+        await small.teller.tell([react_change(message, rev, by="ana")])
+    assert revs(small.publisher.told()) == []
+    small.clock.advance(1)
+    await small.teller.tick()
+    assert revs(small.publisher.told()) == [3]
+
+
 async def test_nothing_is_remembered_of_messages_long_told(small: Site) -> None:
     room_id = await small.group("juan", "ana", "eva")
     message = await told_message(small, room_id)
     for rev in (2, 3):
         await small.teller.tell([react_change(message, rev, by="ana")])
-    for _ in range(2):
-        small.clock.advance(1)
-        await small.teller.tick()
-    assert not small.teller._told_at
+    small.clock.advance(1)
+    await small.teller.tick()
+    assert revs(small.publisher.told()) == [2, 3]
     assert not small.teller._held
+
+
+async def test_what_was_not_brought_is_told_again_from_the_store_without_a_gap(site: Site) -> None:
+    await site.people("juan", "ana")
+    room_id = await site.group("juan", "ana")
+    for content in ("one", "two", "three"):
+        await site.say("juan", room_id, content)
+    told = await site.publisher.until_told("chat_message", 3)
+    assert await site.teller.tells_after(room_id, 0) == told
+    assert await site.teller.tells_after(room_id, 2) == told[2:]
+    assert await site.teller.tells_after(room_id, 3) == []
+    assert await site.teller.heads([room_id, "empty"]) == {room_id: 3, "empty": 0}
+
+
+async def test_one_that_does_not_decode_keeps_its_place_among_those_told_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await site.people("juan", "ana")
+    room_id = await site.group("juan", "ana")
+    for content in ("one", "two", "three"):
+        await site.say("juan", room_id, content)
+    changes = await site.storage.changes_after(room_id, 0, 10)
+
+    async def without_the_second(*_: object) -> list[Change]:
+        return [changes[0], changes[2]]
+
+    monkeypatch.setattr(site.storage, "changes_after", without_the_second)
+    told = await site.teller.tells_after(room_id, 0)
+    assert [(tell.place.number, bool(tell.rooms)) for tell in told if tell.place] == [
+        (1, True),
+        (2, False),
+        (3, True),
+    ]
+
+
+async def test_in_a_large_room_of_a_messages_reactions_the_newest_alone_is_told_again(small: Site) -> None:
+    room_id = await small.group("juan", "ana", "eva")
+    sent = await small.say("juan", room_id)
+    for who in ("juan", "ana", "eva"):
+        await small.messages.react(
+            who, ReactMessage(room_id=room_id, message_id=sent.id, reaction_type="like")
+        )
+    told = await small.teller.tells_after(room_id, 0)
+    assert [(tell.place.number, bool(tell.rooms)) for tell in told if tell.place] == [
+        (1, True),
+        (2, False),
+        (3, False),
+        (4, True),
+    ]

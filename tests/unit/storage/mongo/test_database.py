@@ -44,7 +44,7 @@ async def test_what_is_read_and_written_is_the_majoritys_and_journaled(
 
 
 async def test_a_batch_is_one_ordered_insert(url: str, wire: Wire, storage: MongoStorage) -> None:
-    del storage  # it has the lease, and was not listened to
+    await storage.close()  # it has the lease, and was not listened to
     second = MongoStorage(url, is_alone=False, timeout_s=10)
     await second.open()
     wire.commands.clear()

@@ -1,0 +1,91 @@
+"""A connection to Redis by its URL, for the bus and for what may be lost. Nothing is tried twice unasked."""
+
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from redis import asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+OLDEST = (6, 2)
+"""The oldest version that serves: streams that are trimmed by id."""
+
+_SENTINEL_PORT = 26_379
+FAILURES = (RedisError, OSError, TimeoutError)
+"""What a call raises when Redis does not do it: what became of a write is then unknown."""
+
+Client = aioredis.Redis
+
+
+class RedisRefusedError(Exception):
+    """This Redis cannot be used; the message names the remedy and shows nothing of the URL."""
+
+
+def make_client(url: str, *, timeout_s: float) -> Client:
+    """A client of `redis://`, `rediss://` (TLS) or `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE[/DB]`.
+
+    It connects at its first call. Each call takes at most `timeout_s` and is tried once: a repeat could put
+    the same entry into a stream twice. Of a Sentinel URL the user and the password are those of Redis.
+    Raises RedisRefusedError.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+    }
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "redis+sentinel":
+            return _by_sentinel(parts, options)
+        return Client.from_url(url, **options)
+    except (ValueError, TypeError) as error:
+        # What the library says may show a part of the URL, and that of the password.
+        raise RedisRefusedError(
+            f"the URL is not one of Redis ({type(error).__name__}); expected "
+            "redis://USER:PASSWORD@HOST:PORT/DB, rediss://… or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE, "
+            "with percent-encoding in the password."
+        ) from None
+
+
+def _by_sentinel(parts: SplitResult, options: dict[str, Any]) -> Client:
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = credentials.partition(":")
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service or not hosts:
+        raise ValueError("no service")
+    addresses = []
+    for each in hosts.split(","):
+        address = urlsplit(f"//{each}")
+        if not address.hostname:
+            raise ValueError("no host")
+        addresses.append((address.hostname, address.port or _SENTINEL_PORT))
+    sentinel = Sentinel(addresses, sentinel_kwargs=options, **options)  # type: ignore[no-untyped-call]  # theirs
+    client: Client = sentinel.master_for(
+        service,
+        db=int(database or 0),
+        username=unquote(user) or None,
+        password=unquote(password) or None,
+    )
+    return client
+
+
+async def check(client: Client) -> None:
+    """Make sure that it answers and is recent enough. Raises RedisRefusedError, or one of FAILURES."""
+    try:
+        about = await client.info("server")
+    except AuthenticationError:
+        raise RedisRefusedError("Redis does not accept the user or the password of the URL.") from None
+    except ResponseError as error:
+        # NOAUTH, NOPERM: the first word is Redis' code, the rest may show what was asked.
+        code = str(error).partition(" ")[0]
+        raise RedisRefusedError(f"Redis refuses ({code}): give the URL a user that may use it.") from None
+    version = tuple(int(part) for part in str(about["redis_version"]).split(".")[:2])
+    if version < OLDEST:
+        found, needed = ".".join(map(str, version)), ".".join(map(str, OLDEST))
+        raise RedisRefusedError(
+            f"Redis {found} is too old: its streams lack what is needed. Install {needed} or later."
+        )

@@ -1,0 +1,148 @@
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from server.realtime.redis_streams import reader as module
+from server.realtime.redis_streams.fallback import stop
+from server.realtime.redis_streams.reader import Reader, Taken
+from server.redis_client import Client
+from tests.conformance.wire import eventually
+
+
+class World:
+    """A stream, its reader, and what that took."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.client: Any = client
+        self.stream = f"{name}:stream"
+        self.taken: list[Taken] = []
+        self.lost: list[int] = []
+        self.skipped: list[int] = []
+        self.failing = 0
+        self.reader = Reader(client, self.stream, self._take, self._lose, self.skipped.append)
+        self.task: asyncio.Task[None] | None = None
+
+    async def _take(self, taken: Taken) -> None:
+        self.taken.append(taken)
+
+    async def _lose(self, position: int) -> None:
+        if self.failing:
+            self.failing -= 1
+            raise ConnectionError
+        self.lost.append(position)
+
+    async def add(self, data: str, identity: str = "*", **fields: str) -> None:
+        await self.client.xadd(self.stream, {"v": "1", "e": "one", "d": data, "f": "", **fields}, id=identity)
+
+    def run(self) -> None:
+        self.task = asyncio.create_task(self.reader.run())
+
+    async def heard(self, *data: bytes) -> None:
+        await eventually(lambda: [each.data for each in self.taken] == list(data))
+
+
+@pytest.fixture
+async def world(client: Client, name: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(module, "_BLOCK_MS", 20)
+    made = World(client, name)
+    yield made
+    if made.task is not None:
+        await stop([made.task])
+
+
+async def test_what_stands_in_the_stream_is_taken_before_what_comes(world: World) -> None:
+    await world.add("a", "5-0")
+    await world.add("b", "5-1", f="1")
+    assert await world.reader.open() == (5 << 20) - 1
+    await world.reader.catch_up()
+    world.run()
+    await world.add("c")
+    await world.heard(b"a", b"b", b"c")
+    assert [each.is_first for each in world.taken] == [False, True, False]
+    assert world.taken[1].position == (5 << 20) + 1
+    assert {each.epoch for each in world.taken} == {"one"}
+
+
+async def test_an_empty_stream_begins_where_it_ended(world: World) -> None:
+    assert await world.reader.open() == 0
+    await world.add("a", "7-3")
+    await world.client.xtrim(world.stream, maxlen=0)
+    assert await world.reader.open() == (7 << 20) + 3
+
+
+async def test_more_than_a_page_is_taken_whole_and_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PAGE", 3)
+    for number in range(8):
+        await world.add(f"{number}")
+    await world.reader.open()
+    await world.reader.catch_up()
+    world.run()
+    for number in range(8, 15):
+        await world.add(f"{number}")
+    await world.heard(*(f"{number}".encode() for number in range(15)))
+    assert world.lost == []
+
+
+async def test_what_is_of_another_form_is_skipped_and_said_to_be(world: World) -> None:
+    world.run()
+    await world.add("a", "5-0", v="2")
+    await world.add("b")
+    await world.heard(b"b")
+    assert world.skipped == [5 << 20]
+
+
+async def test_a_stream_that_lost_what_was_read_is_read_on_from_its_end(world: World) -> None:
+    world.run()
+    await world.add("a", "9-0")
+    await world.heard(b"a")
+    await world.client.delete(world.stream)
+    await world.add("unread", "5-0")
+    await eventually(lambda: world.lost == [5 << 20])
+    await world.add("b", "6-0")
+    await world.heard(b"a", b"b")
+
+
+async def test_a_loss_that_could_not_be_told_is_told_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PAUSES_S", (0.0,))
+    world.failing = 2
+    world.run()
+    await world.add("a", "9-0")
+    await world.heard(b"a")
+    await world.client.delete(world.stream)
+    await world.add("unread", "5-0")
+    await eventually(lambda: world.lost == [5 << 20])
+
+
+async def test_who_lags_behind_the_trimming_notices(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAGE", 2)
+    await world.add("a", "1-0")
+    await world.reader.open()
+    await world.reader.catch_up()
+    for number in range(2, 8):
+        await world.add(f"{number}", f"{number}-0")
+    await world.client.xtrim(world.stream, minid="4-0", approximate=False)
+    world.run()
+    await eventually(lambda: world.lost == [7 << 20])
+    await world.add("b")
+    await world.heard(b"a", b"b")
+
+
+async def test_a_reader_goes_on_when_its_connection_broke(
+    world: World, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PAUSES_S", (0.0,))
+    await client.client_setname("reader")
+    world.run()
+    await world.add("a")
+    await world.heard(b"a")
+    names = {each["name"]: each["id"] for each in await world.client.client_list()}
+    await world.client.client_kill_filter(_id=names["reader"])
+    await world.add("b")
+    await world.heard(b"a", b"b")
+    assert world.lost == []
