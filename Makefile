@@ -6,8 +6,6 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 VENDOR := static/vendor/socket.io.esm.min.js
 # A MongoDB for the tests, where there is none.
 FERRETDB := .cache/bin/ferretdb
-# What the full tests need of the system, by apt.
-PACKAGES := chromium fonts-noto-color-emoji
 # Tests wait for processes more than they compute.
 JOBS := 4
 export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
@@ -33,17 +31,19 @@ NODE := $(VENV)/.node
 endif
 
 .NOTPARALLEL:
-.PHONY: help run dev test setup check services node web fmt clean remake bench-fanout
+.PHONY: help run dev cluster test setup check services node web fmt clean remake bench-fanout bench-cluster
 
 help:
 	@echo 'make run       one server on http://127.0.0.1:8080 (ARGS="--port 9000" is passed on)'
 	@echo 'make dev       the same, restarted when the code changes'
+	@echo 'make cluster   two servers, Redis, a MongoDB and nginx on http://127.0.0.1:8080'
 	@echo 'make test      every test (ARGS="-k history" is passed on to pytest)'
 	@echo 'make setup     the environment of the tests alone'
 	@echo 'make services  what the full tests need besides'
 	@echo 'make check     format, lint, types, audit of the dependencies, tests'
 	@echo 'make fmt       formats the code'
 	@echo 'make bench-fanout   measures the engine beside others; writes bench/RESULTS.md'
+	@echo 'make bench-cluster  measures two nodes beside others; writes bench/RESULTS-cluster.md'
 	@echo 'make clean     removes what these commands made, except the data in var/'
 
 # No shell stands between make and the server, so that a SIGTERM reaches it.
@@ -55,6 +55,9 @@ run: $(VENV)/.runtime web
 dev: $(VENV)/.dev web
 	$(PY) -m watchfiles --sigint-timeout 15 "$(PY) -m server run $(ARGS)" server namespaces settings.yaml
 
+cluster: $(VENV)/.runtime web
+	$(PY) -m deploy.local_cluster $(ARGS)
+
 # Without it the server still serves everything but its own page, which then says what is missing.
 web:
 	@$(MAKE) --no-print-directory $(VENDOR) \
@@ -65,12 +68,11 @@ setup: $(VENV)/.dev
 		|| echo 'Node or npm packages cannot be had: the tests that need them will be skipped'
 
 services: $(VENV)/.dev node
-	@if [ -x /usr/bin/chromium ]; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
-			apt-get -qq install --yes --no-install-recommends $(PACKAGES) >/dev/null; \
-	else $(PY) -m playwright install chromium-headless-shell; fi \
+	@sh tests/services/install.sh || echo 'The tests that need it will be skipped'
+	@[ -x /usr/bin/chromium ] || $(PY) -m playwright install chromium-headless-shell \
 		|| echo 'Chromium cannot be had: the tests that need it will be skipped'
+	@$(MAKE) --no-print-directory bench/node_modules/.installed \
+		|| echo 'npm packages cannot be had: the test that measures them will be skipped'
 	@if [ "$$TERTULIA_TEST_MONGODB_URL" ] || command -v mongod >/dev/null; then :; \
 	else $(MAKE) --no-print-directory $(FERRETDB); fi \
 		|| echo 'Neither mongod nor Go can be had: the tests that need MongoDB will be skipped'
@@ -97,6 +99,9 @@ check: $(VENV)/.dev
 
 bench-fanout: $(VENV)/.dev bench/node_modules/.installed
 	$(PY) -m bench.fanout $(ARGS)
+
+bench-cluster: $(VENV)/.dev bench/node_modules/.installed
+	$(PY) -m bench.cluster $(ARGS)
 
 bench/node_modules/.installed: bench/package.json bench/package-lock.json bench/.npmrc | $(NODE)
 	$(NPM) ci --prefix bench --loglevel=error
