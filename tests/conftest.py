@@ -1,6 +1,7 @@
 """What every test may use; and no skip passes where everything is required."""
 
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -9,9 +10,14 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
-from tests.harness import Api, ServerProcess, http_api, running_server
+from tests.cluster import figures
+from tests.cluster.site import balanced_servers
+from tests.harness import Api, ServerProcess, http_api, preferring, running_server
 from tests.mongodb import is_real_mongod, shared_url
 from tests.redis_server import RedisServer, given_url, running_redis
+
+STARTED_S = time.time()
+CLUSTERS = ("cluster", "cluster by polling")
 
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -42,7 +48,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Of deselected tests the workers report nothing."""
+    """What workers do not report: what the failing of a cluster's parts came to, and deselected tests."""
+    if told := figures.table(since_s=STARTED_S):
+        terminalreporter.section("when parts of a cluster fail")
+        terminalreporter.write_line(told)
     if not is_real_mongod():
         terminalreporter.write_line(
             "Without a real MongoDB, the tests marked real_mongod were left out: neither passed nor skipped."
@@ -54,12 +63,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if marker("every_store") and "store" in metafunc.fixturenames:
         marks = [pytest.mark.real_services, *([pytest.mark.real_mongod] if marker("heavy") else [])]
         on_mongodb = pytest.param("mongodb", marks=marks)
-        metafunc.parametrize("store", ["sqlite", on_mongodb], indirect=True, scope="module")
+        stores = ["sqlite", on_mongodb]
+        if (clustered := marker("clustered")) and "server" in metafunc.fixturenames:
+            stores += [pytest.param(each, marks=marks) for each in CLUSTERS[: clustered.args[0]]]
+        metafunc.parametrize("store", stores, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
 def store(request: pytest.FixtureRequest) -> str:
-    """Where the server keeps its data: sqlite; in tests marked every_store, mongodb too."""
+    """Where the server keeps its data: sqlite; in tests marked every_store, mongodb too.
+
+    As one of CLUSTERS: in mongodb, and it is two servers joined by Redis, behind nginx.
+    """
     chosen: str = getattr(request, "param", "sqlite")
     return chosen
 
@@ -78,12 +93,15 @@ def make_store_env(store: str) -> Callable[[], dict[str, str]]:
 
 @pytest_asyncio.fixture
 async def server(
-    tmp_path: Path, make_store_env: Callable[[], dict[str, str]]
+    tmp_path: Path, store: str, make_store_env: Callable[[], dict[str, str]]
 ) -> AsyncIterator[ServerProcess]:
     """A server of the test's own, without limits."""
     env = {"TERTULIA_LIMITS__ENABLED": "false", **make_store_env()}
-    async with running_server(tmp_path / "data", env) as running:
-        yield running
+    running = balanced_servers if store in CLUSTERS else running_server
+    transports = ["polling"] if store == CLUSTERS[1] else ["websocket"]
+    with preferring(transports):
+        async with running(tmp_path / "data", env) as server:
+            yield server
 
 
 @pytest_asyncio.fixture

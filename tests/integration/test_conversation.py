@@ -4,7 +4,7 @@ import pytest
 
 from tests.harness import Api, Client, ServerProcess, connected
 
-pytestmark = pytest.mark.every_store
+pytestmark = [pytest.mark.every_store, pytest.mark.clustered(2)]
 
 
 async def _pair(api: Api) -> tuple[str, str, str]:

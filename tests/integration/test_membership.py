@@ -8,7 +8,7 @@ import pytest
 
 from tests.harness import Client, ServerProcess, caught_up, connected, site_token
 
-pytestmark = pytest.mark.every_store
+pytestmark = [pytest.mark.every_store, pytest.mark.clustered(2)]
 
 ROUNDS = 8
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness import Api, Client, Json, ServerProcess, caught_up, connected, site_token
 
-pytestmark = pytest.mark.every_store
+pytestmark = [pytest.mark.every_store, pytest.mark.clustered(2)]
 
 ROLES = ("owner", "admin", "member")
 

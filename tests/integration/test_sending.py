@@ -10,7 +10,7 @@ import pytest
 
 from tests.harness import Client, Json, ServerProcess, caught_up, connected, site_token
 
-pytestmark = pytest.mark.every_store
+pytestmark = [pytest.mark.every_store, pytest.mark.clustered(1)]
 
 
 def _people(server: ServerProcess, *user_ids: str) -> contextlib.AbstractAsyncContextManager[list[Client]]:

@@ -1,0 +1,95 @@
+"""Nothing is lost, doubled or told out of order when parts of a cluster fail under load."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.crowd import gathered
+from tests.cluster.site import Cluster, running_cluster
+
+MEMBERS, WRITERS = 40, 8
+BEFORE_S, AFTER_S = 1.5, 2.0
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    async with running_cluster(tmp_path, 2) as made:
+        yield made
+
+
+async def nothing(_cluster: Cluster) -> None:
+    """Peace."""
+
+
+async def a_server_is_killed(cluster: Cluster) -> None:
+    await cluster.kill(cluster.nodes[0])
+
+
+async def a_server_is_stopped(cluster: Cluster) -> None:
+    assert await cluster.stop(cluster.nodes[0]) == 0
+
+
+async def a_server_comes_late(cluster: Cluster) -> None:
+    await cluster.add()
+    await cluster.kill(cluster.nodes[0])
+
+
+async def redis_is_killed(cluster: Cluster) -> None:
+    cluster.redis.kill()
+    await asyncio.sleep(3)
+    await asyncio.to_thread(cluster.redis.start)
+
+
+async def redis_stops_answering(cluster: Cluster) -> None:
+    cluster.redis.freeze()
+    await asyncio.sleep(10)
+    cluster.redis.thaw()
+
+
+async def redis_is_flushed(cluster: Cluster) -> None:
+    await asyncio.to_thread(cluster.redis.flush)
+
+
+async def the_store_is_killed(cluster: Cluster) -> None:
+    await asyncio.to_thread(cluster.mongodb.kill)
+    await asyncio.sleep(2)
+    await asyncio.to_thread(cluster.mongodb.start)
+
+
+async def redis_and_a_server_are_killed(cluster: Cluster) -> None:
+    cluster.redis.kill()
+    await cluster.kill(cluster.nodes[0])
+    await asyncio.sleep(1)
+    await asyncio.to_thread(cluster.redis.start)
+
+
+SCENARIOS: list[Callable[[Cluster], Awaitable[None]]] = [
+    nothing,
+    a_server_is_killed,
+    a_server_is_stopped,
+    a_server_comes_late,
+    redis_is_killed,
+    redis_stops_answering,
+    redis_is_flushed,
+    the_store_is_killed,
+    redis_and_a_server_are_killed,
+]
+
+
+@pytest.mark.parametrize("fail", SCENARIOS, ids=lambda each: each.__name__.replace("_", " "))
+async def test_nothing_is_lost_or_doubled_when(
+    cluster: Cluster, fail: Callable[[Cluster], Awaitable[None]]
+) -> None:
+    async with gathered(cluster, MEMBERS, WRITERS) as crowd:
+        async with crowd.talking():
+            await asyncio.sleep(BEFORE_S)
+            for member in crowd.members[::5]:
+                member.drop()
+            await fail(cluster)
+            await asyncio.sleep(AFTER_S)
+        await crowd.check(fail.__name__.replace("_", " "))
+    for node in cluster.nodes:
+        assert await node.stop(signal.SIGTERM) == 0
