@@ -1,6 +1,7 @@
 """Nothing is lost, doubled or told out of order when parts of a cluster fail under load."""
 
 import asyncio
+import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from tests.cluster.crowd import gathered
 from tests.cluster.site import Cluster, running_cluster
+from tests.fault_proxy import FAULTS, Fault, FaultProxy, no_fault
 
 MEMBERS, WRITERS = 40, 8
 BEFORE_S, AFTER_S = 1.5, 2.0
@@ -93,3 +95,32 @@ async def test_nothing_is_lost_or_doubled_when(
         await crowd.check(fail.__name__.replace("_", " "))
     for node in cluster.nodes:
         assert await node.stop(signal.SIGTERM) == 0
+
+
+def seldom() -> Fault:
+    """What befalls a request on a line that fails now and then."""
+    return random.choices(["none", *FAULTS], [100 - len(FAULTS), *[1] * len(FAULTS)])[0]
+
+
+async def test_nothing_is_lost_or_doubled_behind_lines_that_fail(tmp_path: Path) -> None:
+    """To Redis and to the store: late, cut off on the way there or back, or swallowed."""
+    async with running_cluster(tmp_path, 1) as cluster:
+        to_redis, to_store = FaultProxy(cluster.redis.port), FaultProxy(cluster.mongodb.port)
+        async with to_redis.listening(), to_store.listening():
+            lines = {
+                "TERTULIA_CLUSTER__URL": f"redis://127.0.0.1:{to_redis.port}/0",
+                "TERTULIA_DATABASE__URL": cluster.mongodb.url("cluster", port=to_store.port),
+                "TERTULIA_DATABASE__TIMEOUT_S": "3",
+            }
+            for _ in range(2):
+                await cluster.add(lines)
+            await cluster.stop(cluster.nodes[0])
+            async with gathered(cluster, MEMBERS // 2, WRITERS) as crowd:
+                async with crowd.talking():
+                    to_redis.choose = to_store.choose = seldom
+                    await asyncio.sleep(10)
+                    to_redis.choose = to_store.choose = no_fault
+                    for line in (to_redis, to_store):
+                        line.cut()
+                await crowd.check("lines to Redis and the store fail")
+            assert all(to_redis.met[fault] + to_store.met[fault] for fault in FAULTS)
