@@ -301,7 +301,6 @@ def test_every_error_comes_at_once(tmp_path: Path) -> None:
         "TERTULIA_NO__SUCH",
         "auth.secret",
         "cluster.url",
-        "cluster.url",
         "log.level",
         "server.host",
         "server.port",
