@@ -27,15 +27,16 @@ def no_fault() -> Fault:
 
 
 class FaultProxy:
-    """Listens on `port` of the loopback while the block of `listening` lasts; `met` counts what befell.
+    """Listens on `port` of the loopback while the block of `listening` lasts.
 
-    `to_port` may change: of connections to come.
+    `met` counts what befell, `accepted` the connections. `to_port` may change: of connections to come.
     """
 
     def __init__(self, to_port: int, *, choose: Callable[[], Fault] = no_fault, delay_s: float = 0.1) -> None:
         self.choose = choose
         self.delay_s = delay_s
         self.met: Counter[Fault] = Counter()
+        self.accepted = 0
         self.port = 0
         self.to_port = to_port
         self._links: set[_Link] = set()
@@ -68,6 +69,7 @@ class FaultProxy:
         return fault
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         task = asyncio.create_task(self._serve(reader, writer), name="fault_proxy.serve")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

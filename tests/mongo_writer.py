@@ -37,9 +37,9 @@ async def send(committer: Committer, name: str, messages: int) -> None:
     for number in range(messages):
         text = f"{number:04d}"
         message = await carry_out(committer, post(text, by=name, unique=text))
-        if number % 5 == 0:
+        if number % 10 == 0:
             await carry_out(committer, _own(edit(message, text + " edited"), f"{name}-edit-{number}"))
-        if number % 4 == 0:
+        if number % 10 == 3:
             await carry_out(committer, _own(react(message, name, action="add"), f"{name}-react-{number}"))
 
 

@@ -313,7 +313,7 @@ def test_the_log_is_as_if_everything_was_done_one_by_one(name: str, monkeypatch:
         machine,
         settings=settings(
             max_examples=max(1, round(EXAMPLES * implementation.effort)),
-            stateful_step_count=12,
+            stateful_step_count=round(12 * implementation.effort**0.5),
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),

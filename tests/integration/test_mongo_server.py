@@ -168,6 +168,7 @@ async def test_while_the_store_is_away_clients_are_told_so_and_all_is_well_when_
         made = await juan.call("create_room", {"kind": "group", "name": "Tapas", "member_ids": ["ana"]})
         room_id = made["room"]["id"]
         await say(juan, room_id, "before")
+        accepted, since_s = away.proxy.accepted, asyncio.get_running_loop().time()
         if how == "killed":
             await asyncio.to_thread(away.mongodb.kill)
         else:
@@ -178,6 +179,8 @@ async def test_while_the_store_is_away_clients_are_told_so_and_all_is_well_when_
         assert (await away.status(HANDSHAKE))[2] is not None, "Retry-After"
         assert (await away.becomes("/readyz", 503))["reasons"] == ["store"]
         assert await away.status("/healthz") == (200, {"ok": True}, None)
+        away_s = asyncio.get_running_loop().time() - since_s
+        assert away.proxy.accepted - accepted < 20 + 5 * away_s, "no storm of connections"
         retried = asyncio.create_task(say(juan, room_id, "while"))
         if how == "killed":
             await asyncio.to_thread(away.mongodb.start)

@@ -156,5 +156,5 @@ async def test_connections_that_break_lose_and_double_nothing(
 
 
 def _changes_of(messages: int) -> int:
-    """How many entries a sender makes: an edit of each fifth message, a reaction to each fourth."""
-    return messages + len(range(0, messages, 5)) + len(range(0, messages, 4))
+    """How many entries a sender makes: of ten messages one is edited, and one is reacted to."""
+    return messages + len(range(0, messages, 10)) + len(range(3, messages, 10))
