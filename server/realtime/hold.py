@@ -3,6 +3,10 @@
 import asyncio
 from collections.abc import Callable
 
+from server.telemetry import get_logger, new_error_id
+
+log = get_logger(__name__)
+
 
 class Hold:
     """While `is_on`, sessions keep what they would write; each says by `add` how it is written at the end.
@@ -28,4 +32,7 @@ class Hold:
         self.is_on = False
         writes, self._writes = self._writes, []
         for write in writes:
-            write()
+            try:
+                write()
+            except Exception:
+                log.exception("realtime.write_failed", error_id=new_error_id())

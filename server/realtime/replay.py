@@ -77,7 +77,8 @@ class Replay:
         for entry in missed:
             if not is_wanted():
                 return
-            packet = entry.packet.marked(self._recovery.offset(entry.position))
+            # Of a copy: the log counts, and keeps, the packet's bytes once.
+            packet = entry.packet.bare().marked(self._recovery.offset(entry.position))
             self._session.send(packet)
             self.position = entry.position
             unsent_bytes += entry.packet.size_bytes

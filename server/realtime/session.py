@@ -246,6 +246,8 @@ class Session:
     def _end(self, reason: Reason) -> bool:
         if not self.is_open:
             return False
+        # Ahead of the close frame.
+        self._write_held()
         self.is_open = False
         self._heartbeat.stop()
         self.receiver.closed(reason)
@@ -275,8 +277,9 @@ class Session:
         else:
             self.abort(Reason.PING_TIMEOUT)
 
-    def _take_unsent(self, most: int = MAX_UNSENT_FRAMES) -> list[Frame]:
-        frames = [self._unsent.popleft() for _ in range(min(most, len(self._unsent)))]
+    def _take_unsent(self, most: int | None = None) -> list[Frame]:
+        count = len(self._unsent) if most is None else min(most, len(self._unsent))
+        frames = [self._unsent.popleft() for _ in range(count)]
         self._unsent_bytes -= sum(len(frame.payload) for frame in frames)
         self._changed.set()
         return frames

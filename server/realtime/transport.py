@@ -25,7 +25,7 @@ _BODY_TIMEOUT_S = 20.0
 # The codes of the JavaScript server.
 _ERRORS = {
     0: "Transport unknown",
-    1: "Session ID unknown",
+    1: "Session ID unknown (sticky sessions?)",
     2: "Bad handshake method",
     3: "Bad request",
     5: "Unsupported protocol version",
@@ -41,6 +41,7 @@ class Transport(Session):
         super().__init__(request, options, forget, hold)
         self._is_posted = self._is_upgrading = False
         self._websocket_request: Request | None = None
+        self._poll_request: Request | None = None
         # What waits for the client's next frame, to be woken when the session ends.
         self._awaited: asyncio.Timeout | None = None
 
@@ -49,19 +50,22 @@ class Transport(Session):
         """Whether a websocket serves it, from the start or by now."""
         return self._is_websocket
 
-    async def poll(self) -> web.Response:
+    async def poll(self, request: Request) -> web.Response:
         """Answer with what is unsent, as soon as there is something."""
         if self._is_polled:
             # Two polls at a time would take each other's frames.
             self.close(Reason.TRANSPORT_ERROR)
             return _bad_request(3)
-        self._is_polled = True
+        self._is_polled, self._poll_request = True, request
         try:
             while self.is_open and not (self._unsent or self._is_upgrading or self._is_websocket):
                 self._changed.clear()
                 await self._changed.wait()
         finally:
             self._is_polled = False
+        if request.transport is None or request.transport.is_closing():
+            # What was taken now would be lost, and the next poll would go on behind it.
+            self.abort(Reason.TRANSPORT_CLOSE)
         if self._is_websocket or (self._is_upgrading and self.is_open):
             return _payload([packets.NOOP])
         frames = self._take_unsent(_MAX_POLLED_FRAMES)
@@ -206,7 +210,8 @@ class Engine:
             await transport.upgrade(websocket, request)
             await websocket.close()
             return websocket
-        return await (transport.poll() if request.method == hdrs.METH_GET else transport.post(request))
+        is_poll = request.method == hdrs.METH_GET
+        return await (transport.poll(request) if is_poll else transport.post(request))
 
     def _find_fault(self, request: Request, transport: Transport | None) -> int | None:
         """The code to refuse it with."""
@@ -243,10 +248,11 @@ class Engine:
         websocket = await self._open_websocket(request) if _is_websocket(request) else None
         transport = Transport(request, self._options, self._forget, self.hold)
         self._transports[transport.sid] = transport
+        self._emptied.clear()
         transport.receiver = self._accept(transport)
         transport.start(is_websocket=websocket is not None)
         if websocket is None:
-            return await transport.poll()
+            return await transport.poll(request)
         await transport.serve(websocket, request)
         return websocket
 

@@ -175,3 +175,29 @@ async def test_a_paused_client_is_not_given_up_and_is_read_again() -> None:
         for number in range(6):
             assert await socket.receive_packet(f"43/chat,{number}") == [number]
         assert json.dumps(site.application.named("waited")) == json.dumps([[[number]] for number in range(6)])
+
+
+async def test_a_poll_whose_connection_broke_takes_no_event_with_it(site: Site) -> None:
+    """The session ends: else the next poll would go on behind what was lost."""
+    poller = await site.poller()
+    sid = await poller.connect()
+    site.connection(sid).enter("r")
+    host, _, port = site.url.removeprefix("http://").partition("/")[0].partition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    path = poller.url.removeprefix(f"http://{host}:{port}")
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    transport = site.transport()
+    await eventually(lambda: transport._is_polled)
+    writer.transport.abort()
+    request = transport._poll_request
+    assert request is not None
+    await eventually(lambda: request.transport is None)
+    site.emit("said", {}, "r")
+    assert await site.application.until("disconnected") == [("transport close",)]
+    assert (await poller.try_poll())[0] == 400
+
+
+async def test_who_polls_elsewhere_is_asked_whether_sessions_are_sticky(site: Site) -> None:
+    async with site.http.get(f"{site.url}?EIO=4&transport=polling&sid=unknown") as response:
+        assert response.status == 400
+        assert await response.json() == {"code": 1, "message": "Session ID unknown (sticky sessions?)"}

@@ -72,3 +72,28 @@ async def test_what_is_held_counts_as_unsent() -> None:
     session.send(packet)
     assert upstairs.reasons == [Reason.SLOW_CONSUMER]
     assert wire.is_aborted
+
+
+async def test_what_is_held_is_written_before_the_session_ends() -> None:
+    """The close frame follows at once, and nothing may come behind it."""
+    session, _, wire = on_wire()
+    packet = encoded(Frame(b"4"))
+    session._hold.begin()
+    session.send(packet)
+    session.close(Reason.FORCED_CLOSE)
+    assert wire.written == [packet.wire]
+    await asyncio.sleep(0)
+    assert wire.written == [packet.wire]
+    session.abort(Reason.SHUTDOWN)
+
+
+async def test_one_write_that_fails_takes_no_others_with_it() -> None:
+    def fail() -> None:
+        raise OSError
+
+    hold, done = Hold(), list[str]()
+    hold.begin()
+    hold.add(fail)
+    hold.add(lambda: done.append("other"))
+    await asyncio.sleep(0)
+    assert done == ["other"]

@@ -248,3 +248,9 @@ async def test_too_much_is_told_by_bytes_and_by_what_was_missed_alone(
         monkeypatch.setattr("server.realtime.replay.MAX_REPLAY_BYTES", most_bytes)
         desk.replay.position = position
         assert desk.replay.is_too_much(desk.stays) is is_too_much
+
+
+async def test_of_what_is_sent_again_the_log_keeps_the_bytes_once(desk: Desk) -> None:
+    desk.tell(1, 2)
+    assert await desk.finish(desk.start())
+    assert all(entry.packet._marked is entry.packet._plain is None for entry in desk.recovery.log._entries)

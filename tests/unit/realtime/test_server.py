@@ -208,6 +208,20 @@ async def test_close_cancels_what_does_not_end_and_the_end_is_still_told(
         assert site.is_empty()
 
 
+async def test_close_waits_for_clients_also_when_others_came_and_went_before(site: Site) -> None:
+    first = await site.connected()
+    await first.websocket.close()
+    await site.emptied()
+    socket, poller = await member(site, "a"), await site.poller()
+    site.connection(await poller.connect()).enter("a")
+    site.emit("last", {}, "a")
+    closing = asyncio.create_task(site.server.close())
+    assert await socket.receive() == '42/chat,["last",{}]'
+    assert await socket.closed() == 1000
+    assert await poller.poll() == ['42/chat,["last",{}]']
+    await closing
+
+
 async def test_close_of_a_server_without_clients_returns_at_once(site: Site) -> None:
     await asyncio.wait_for(site.server.close(), 0.5)
 
