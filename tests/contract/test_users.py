@@ -1,7 +1,7 @@
 """The laws of people and their logins."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from msgspec.structs import replace
@@ -210,6 +210,26 @@ async def test_all_logins_of_one_user_are_revoked(storage: Storage) -> None:
     await storage.revoke_logins("juan")
     found = [await storage.find_login(login_id) for login_id in "abc"]
     assert [each.is_revoked for each in found if each] == [True, True, False]
+
+
+async def test_a_login_that_was_revoked_stays_so_for_as_long_as_its_last_rotation_would_have_lasted(
+    make_storage: Callable[[], Storage],
+) -> None:
+    before = make_storage()
+    await before.open()
+    first = login("a")
+    await before.create_login(first)
+    rotated = await before.rotate_login("a", first.n, CREATED_AT + 29 * DAY_MS, CREATED_AT + 59 * DAY_MS)
+    assert rotated is not None
+    await before.revoke_logins("juan")
+    await before.close()
+    after = make_storage()
+    await after.open()
+    await after.create_login(login("new", rotated_at=CREATED_AT + 32 * DAY_MS))  # forgets what is long past
+    found = await after.find_login("a")
+    assert found is not None
+    assert found.is_revoked
+    await after.close()
 
 
 async def test_a_login_that_has_not_expired_outlives_new_ones(storage: Storage) -> None:

@@ -117,7 +117,10 @@ class MongoUsers(UserStore):
         rotation = {"login_id": login_id, "n": n + 1, "rotated_at": at, "expires_at": expires_at}
         if await self._database.insert("rotations", {"_id": f"{login_id}:{n + 1}"} | rotation):
             await self._database.delete("rotations", {"login_id": login_id, "n": {"$lte": n}}, is_many=True)
-        return await self.find_login(login_id)
+        moved = await self.find_login(login_id)
+        if moved is not None and moved.is_revoked:  # meanwhile: for as long as this rotation lasts
+            await self._revoke(moved)
+        return moved
 
     async def revoke_login(self, login: Login) -> None:
         await self._forget(login.rotated_at - LONG_PAST_MS)
@@ -129,9 +132,12 @@ class MongoUsers(UserStore):
             await self._revoke(login)
 
     async def _revoke(self, login: Login) -> None:
-        document = _to_document(replace(login, is_revoked=True))
+        # It has to outlast the newest rotation: what revokes is not to be forgotten before what it revokes.
+        known = await self.find_login(login.id)
+        expires_at = max(login.expires_at, known.expires_at if known is not None else 0)
+        document = _to_document(replace(login, is_revoked=True, expires_at=expires_at))
         if not await self._database.insert("revocations", document):
-            update = {"$max": {"expires_at": login.expires_at}}
+            update = {"$max": {"expires_at": expires_at}}
             await self._database.update("revocations", {"_id": login.id}, update)
 
     async def _forget(self, before: int) -> None:

@@ -35,7 +35,7 @@ async def test_what_is_read_and_written_is_the_majoritys_and_journaled(
     assert len(reads) > 10
     assert {next(iter(each)) for each in writes} == set(WRITES)
     for each in reads:
-        assert each["readConcern"] == {"level": "majority"}
+        assert each["readConcern"]["level"] == "majority"
         assert each.get("$readPreference", {"mode": "primary"})["mode"] in ("primary", "primaryPreferred")
     for each in writes:
         assert each["writeConcern"] == {"w": "majority", "j": True, "wtimeout": 10_000}
