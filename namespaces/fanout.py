@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 import msgspec
 
 from server.domain.errors import UnavailableError
+from server.domain.models import Head
 from server.realtime.bus import Bus, BusAwayError, Control, Emit, Order, SourceAwayError
 from server.services import notices
 from server.services.directory import Directory
@@ -41,6 +42,7 @@ class Retelling:
     teller: Teller
     directory: Directory
     sessions: Sessions
+    learn: Callable[[str, Head], None]
 
     async def emits_after(self, key: str, number: int) -> list[Emit]:
         """As `Source.emits_after`."""
@@ -57,6 +59,11 @@ class Retelling:
         except UnavailableError:
             raise SourceAwayError from None
         return {room_channel(room_id): rev for room_id, rev in heads.items()}
+
+    def passed(self, key: str, number: int, memo: str) -> None:
+        """As `Source.passed`."""
+        if (head := _head(number, memo)) is not None:
+            self.learn(room_of_channel(key), head)
 
     def forget(self) -> None:
         """As `Source.forget`."""
@@ -132,7 +139,16 @@ def _emit(tell: Tell) -> Emit:
 
 def _order(place: Place) -> Order:
     key = room_channel(place.key) if place.is_gapless else place.key
-    return Order(key, place.number, place.is_gapless)
+    memo = f"{place.head.last_seq} {place.head.at}" if place.head is not None else ""
+    return Order(key, place.number, place.is_gapless, memo)
+
+
+def _head(rev: int, memo: str) -> Head | None:
+    """What `_order` noted; None: nothing that is known here."""
+    last_seq, _, at = memo.partition(" ")
+    return (
+        Head(rev=rev, last_seq=int(last_seq), at=int(at)) if last_seq.isdecimal() and at.isdecimal() else None
+    )
 
 
 def _channels(notice: Tell) -> Sequence[str]:

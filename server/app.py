@@ -56,7 +56,7 @@ class Tertulia:
             has_ended=self._use_cases.accounts.has_ended,
         )
         retelling.teller, retelling.directory = self._use_cases.teller, self._use_cases.directory
-        retelling.sessions = self._sessions
+        retelling.sessions, retelling.learn = self._sessions, self._use_cases.committer.learn
         fanout.follow(self._use_cases.directory.forget)
         fanout.follow(self._sessions.handle)
         limiter = RateLimiter()

@@ -89,7 +89,13 @@ class UseCases:
             self._views, self.directory, publisher, ephemeral, storage, quiet_above=quiet_above
         )
         deadline_s = settings.realtime.event_deadline_s
-        self._committer = Committer(storage, self.teller.tell, node=backends.node, deadline_s=deadline_s)
+        self.committer = Committer(
+            storage,
+            self.teller.tell,
+            node=backends.node,
+            is_alone=backends.nodes is None,
+            deadline_s=deadline_s,
+        )
         self.accounts = self._make_accounts(secret)
         self.rooms = self._make_rooms()
         self.messages = self._make_messages()
@@ -100,12 +106,12 @@ class UseCases:
 
     def start(self) -> None:
         """Begin to number, store and tell."""
-        self._committer.start()
+        self.committer.start()
 
     async def close(self, timeout_s: float) -> None:
         """Finish, store and tell what was accepted."""
         await self._completion.close(timeout_s)
-        await self._committer.close()
+        await self.committer.close()
         await self._cursors.close()
         self._passwords.close()
 
@@ -146,7 +152,7 @@ class UseCases:
         chat = self._settings.chat
         return MessageService(
             self._storage,
-            self._committer,
+            self.committer,
             self._cursors,
             self.directory,
             self.rooms,

@@ -117,10 +117,10 @@ class Told:
 
 @asynccontextmanager
 async def committing(
-    log: LogStore, told: Told, *, node: str = "node", deadline_s: float = 10.0
+    log: LogStore, told: Told, *, node: str = "node", is_alone: bool = True, deadline_s: float = 10.0
 ) -> AsyncIterator[Committer]:
     """A committer for the length of a block; what waits at its end is written and told."""
-    committer = Committer(log, told, node=node, deadline_s=deadline_s)
+    committer = Committer(log, told, node=node, is_alone=is_alone, deadline_s=deadline_s)
     committer.start()
     try:
         yield committer

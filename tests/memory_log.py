@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from server.domain.errors import UnavailableError
 from server.domain.models import Change, Head, Message
-from server.storage.base import CollisionError, LogStore
+from server.storage.base import CollisionError, LogStore, Slot
 
 
 class LogView:
@@ -17,9 +17,7 @@ class LogView:
 
     def head(self, room_id: str) -> Head:
         entries = self.after(room_id, 0)
-        return (
-            Head(rev=entries[-1].rev, last_seq=entries[-1].last_seq, at=entries[-1].at) if entries else Head()
-        )
+        return entries[-1].head if entries else Head()
 
     def after(self, room_id: str, rev: int) -> list[Change]:
         return [entry for entry in self.entries if entry.room_id == room_id and entry.rev > rev]
@@ -121,11 +119,11 @@ class MemoryLog(ViewStore):
 
     def store(self, changes: Sequence[Change]) -> None:
         """Store entries, now: a write of which nobody hears. Raises CollisionError where one cannot be."""
-        for change in changes:
+        for number, change in enumerate(changes):
             taken = {(entry.room_id, entry.rev) for entry in self.entries}
             keys = {(entry.room_id, entry.key) for entry in self.entries}
             if (change.room_id, change.rev) in taken or (change.room_id, change.key) in keys:
-                raise CollisionError
+                raise CollisionError(None if number else Slot(change.room_id, change.rev))
             self.entries.append(change)
 
     def _answer(self) -> None:

@@ -57,7 +57,7 @@ async def main(url: str, name: str, messages: int, timeout_s: float) -> None:
             await asyncio.sleep(0.2)
         else:
             break
-    committer = Committer(storage, Told(), node=name)
+    committer = Committer(storage, Told(), node=name, is_alone=False)
     committer.start()
     each = messages // SENDERS
     await asyncio.gather(*(send(committer, f"{name}-{sender}", each) for sender in range(SENDERS)))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from server.domain.errors import UnavailableError
 from server.domain.models import Change
-from server.storage.base import CollisionError
+from server.storage.base import CollisionError, Slot
 from tests.memory_log import LogView, ViewStore
 
 TIMEOUT_S = 0.1
@@ -155,9 +155,10 @@ class ReplicaSetLog(ViewStore):
                     return
                 server.insert(change)
                 await asyncio.sleep(0.0005)
-        except CollisionError as error:
+        except CollisionError:
             if not answer.done():
-                answer.set_exception(error)
+                slot = Slot(change.room_id, change.rev) if change is changes[0] else None
+                answer.set_exception(CollisionError(slot))
         else:
             if not answer.done():
                 answer.set_result(None)

@@ -42,6 +42,8 @@ class Said:
     async def heads(self, keys: Collection[str]) -> Mapping[str, int]:
         return dict.fromkeys(keys, len(self.emits))
 
+    def passed(self, key: str, number: int, memo: str) -> None: ...
+
     def forget(self) -> None:
         """There are no controls."""
 

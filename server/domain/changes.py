@@ -202,7 +202,7 @@ class _Planner:
             reaction_type=reaction_type,
             message=msgspec.structs.replace(message, rev=rev),
         )
-        self.heads[draft.room_id] = Head(rev=rev, last_seq=change.last_seq, at=change.at)
+        self.heads[draft.room_id] = change.head
         self.messages[draft.room_id, message.id] = change.message
         self.known[draft.room_id, draft.key] = change
         self.entries.append(change)

@@ -107,3 +107,8 @@ class Change(Struct, frozen=True, kw_only=True):
     at: int
     reaction_type: str | None = None
     message: Message
+
+    @property
+    def head(self) -> Head:
+        """The end of the room's log behind it."""
+        return Head(rev=self.rev, last_seq=self.last_seq, at=self.at)

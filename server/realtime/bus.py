@@ -21,12 +21,13 @@ class Order(msgspec.Struct, frozen=True):
     """The place of an entry among those of its `key`: none of a lower or the same number comes behind it.
 
     `is_gapless`: the key is a room; they count 1, 2, 3 …, and the `Source` has them all: each comes right
-    behind the one before.
+    behind the one before. `memo` is for `Source.passed`.
     """
 
     key: str
     number: int
     is_gapless: bool = True
+    memo: str = ""
 
 
 class Emit(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +72,9 @@ class Source(Protocol):
 
     async def heads(self, keys: Collection[str]) -> Mapping[str, int]:
         """The greatest number of each key, 0 where there is none."""
+
+    def passed(self, key: str, number: int, memo: str) -> None:
+        """One of the key has come by the bus; raises nothing. Others may have come, and gone, before it."""
 
     def forget(self) -> None:
         """Controls may have been missed: nothing that is kept until one comes holds any longer."""

@@ -4,18 +4,21 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from server.domain.models import Head
 from server.views import LeaveReason
 
 
 class Place(Struct, frozen=True):
     """A notice's place among those of its `key`: nobody is told it behind one of a greater number.
 
-    `is_gapless`: it is the change `number` of the room `key`, told right behind the one before.
+    `is_gapless`: it is the change `number` of the room `key`, told right behind the one before. `head` is the
+    end of the room's log that the change made.
     """
 
     key: str
     number: int
     is_gapless: bool
+    head: Head | None = None
 
 
 class Tell(Struct, frozen=True, kw_only=True):

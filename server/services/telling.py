@@ -118,7 +118,7 @@ def _told(change: Change, event: str, data: Struct, *, is_held: bool = False) ->
         event=event,
         data=data,
         rooms=frozenset() if is_held else frozenset([change.room_id]),
-        place=Place(change.room_id, change.rev, is_gapless=True),
+        place=Place(change.room_id, change.rev, is_gapless=True, head=change.head),
     )
 
 

@@ -16,8 +16,22 @@ class StoreRefusedError(Exception):
     """The store must not be used: a newer version made it, or another server uses it; with the remedy."""
 
 
+class Slot(Struct, frozen=True):
+    """A place in a room's log."""
+
+    room_id: str
+    rev: int
+
+
 class CollisionError(Exception):
-    """A `rev` or a `key` of the batch is taken; a prefix of the batch may have been stored."""
+    """A `rev` or a `key` of the batch is taken; a prefix of the batch may have been stored.
+
+    `slot` is that of its first entry, where the store tells that it was refused, and nothing stored.
+    """
+
+    def __init__(self, slot: Slot | None = None) -> None:
+        super().__init__("a number or a key of the batch is taken")
+        self.slot = slot
 
 
 class UsernameTakenError(Exception):

@@ -9,11 +9,13 @@ import random
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from server.domain.changes import Draft, Edit, Outcome, Plan, Post, Present, React, plan
 from server.domain.errors import ChatError, UnavailableError
 from server.domain.models import Change, Head
-from server.storage.base import CollisionError, LogStore, RoomStore
+from server.storage.base import CollisionError, LogStore, RoomStore, Slot
+from server.storage.contention import Contention
 from server.telemetry import get_logger, new_error_id
 
 _MOST_ENTRIES = 500
@@ -25,9 +27,20 @@ _TOLD_AGAIN_AFTER_S = 0.5
 _ENTRY_OVERHEAD_BYTES = 1024
 _LOOK_AGAIN_S = 1.0
 _SETTLED_AFTER_S = 60.0
+_RETRY_S = (0.002, 0.020)
+_LONGEST_RETRY_S = 1.0
 _log = get_logger(__name__)
 
+_NOTHING = Head()
+
 OnCommitted = Callable[[Sequence[Change]], Awaitable[None]]
+
+
+class _End(NamedTuple):
+    """The end of a room's log. What is read after it contains it only if it was read or written here."""
+
+    head: Head
+    is_own: bool
 
 
 class _Pending:
@@ -66,19 +79,27 @@ class Committer:
     """
 
     def __init__(
-        self, log: LogStore, on_committed: OnCommitted, *, node: str, deadline_s: float = 10.0
+        self,
+        log: LogStore,
+        on_committed: OnCommitted,
+        *,
+        node: str,
+        is_alone: bool = True,
+        deadline_s: float = 10.0,
     ) -> None:
+        """`is_alone`: no other server writes to the log."""
         self._store = log
         self._on_committed = on_committed
         self._node = node
         self._deadline_s = deadline_s
         self._waiting: deque[_Pending] = deque()
         self._arrived = asyncio.Event()
-        self._heads: OrderedDict[str, Head] = OrderedDict()
+        self._heads: OrderedDict[str, _End] = OrderedDict()
         self._untold: asyncio.Queue[Sequence[Change]] = asyncio.Queue(_MOST_UNTOLD_BATCHES)
         # Nobody waits for these, but a late write of an append may still store them: then they must be told.
         self._unsettled: list[_Pending] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._contention = None if is_alone else Contention()
         self._is_closing = False
 
     def start(self) -> None:
@@ -121,6 +142,11 @@ class Committer:
         except TimeoutError:
             raise UnavailableError("the store did not answer in time", retry_after_ms=1000) from None
 
+    def learn(self, room_id: str, head: Head) -> None:
+        """Take a head that another server came to. It has to be durable."""
+        if head.rev > self._rev(room_id):
+            self._remember({room_id: head}, is_own=False)
+
     async def _write_batches(self) -> None:
         while self._waiting or not self._is_closing:
             if not self._waiting:
@@ -129,11 +155,15 @@ class Committer:
                     async with asyncio.timeout(_LOOK_AGAIN_S if self._unsettled else None):
                         await self._arrived.wait()
                         continue
+            if self._contention is not None:
+                await self._contention.let_others_in()
             batch = self._next_batch()
             try:
                 await self._commit(batch)
             except Exception:  # noqa: BLE001 - a bug must fail its own batch, not every later one
                 self._fail(batch)
+            if self._contention is not None:
+                self._contention.wrote()
 
     def _fail(self, batch: Sequence[_Pending]) -> None:
         error_id = new_error_id()
@@ -158,15 +188,22 @@ class Committer:
 
     async def _commit(self, batch: Sequence[_Pending]) -> None:
         attempts = 0
+        is_unsure, taken = False, None
         while batch or self._unsettled:
             try:
-                await self._attempt(batch, must_look_up=attempts > 0)
+                await self._attempt(batch, is_unsure=is_unsure or bool(self._unsettled), taken=taken)
             except (CollisionError, UnavailableError) as error:
-                if isinstance(error, UnavailableError):
+                wait_s = random.uniform(*_RETRY_S)  # noqa: S311 - jitter
+                if isinstance(error, CollisionError):
+                    taken = error.slot
+                    if self._contention is not None:
+                        self._contention.collided()
+                else:
+                    taken = None
                     _log.warning("msg.save_failed", reason=error.message, entries=len(batch))
-                for pending in batch:
-                    self._heads.pop(pending.draft.room_id, None)
-                await asyncio.sleep(random.uniform(0.002, 0.020) * min(2**attempts, 50))  # noqa: S311 - jitter
+                    wait_s *= min(2**attempts, _LONGEST_RETRY_S / _RETRY_S[1])
+                is_unsure |= taken is None
+                await asyncio.sleep(wait_s)
                 attempts += 1
                 self._unsettled += [p for p in batch if p.future.done() and p.tried]
                 batch = [p for p in batch if not p.future.done()]
@@ -175,16 +212,20 @@ class Committer:
             else:
                 return
 
-    async def _attempt(self, batch: Sequence[_Pending], *, must_look_up: bool) -> None:
+    async def _attempt(self, batch: Sequence[_Pending], *, is_unsure: bool, taken: Slot | None) -> None:
         asked = [*self._unsettled, *batch]
-        present = await self._read(asked, must_look_up=must_look_up or bool(self._unsettled))
+        present = await self._read(asked, is_unsure=is_unsure, taken=taken)
         live = [p for p in asked if not p.future.done() or p.key in present.known]
         gone = [p for p in asked if p.future.done() and p.key not in present.known]
         planned = plan([p.draft for p in live], present, node=self._node)
         if planned.entries:
             _note_revs(live, planned)
-            await self._store.append(planned.entries)
-        self._remember(planned.heads)
+            try:
+                await self._store.append(planned.entries)
+            except (CollisionError, UnavailableError):
+                self._forget(present.heads)
+                raise
+        self._remember({entry.room_id: entry.head for entry in planned.entries})
         for known in present.known.values():  # a head behind one of them is an old one
             if known.rev > planned.heads[known.room_id].rev:
                 self._heads.pop(known.room_id, None)
@@ -215,12 +256,27 @@ class Committer:
         if changes:
             await self._untold.put([changes[ref] for ref in sorted(changes)] if recovered else entries)
 
-    async def _read(self, batch: Sequence[_Pending], *, must_look_up: bool) -> Present:
+    async def _read(self, batch: Sequence[_Pending], *, is_unsure: bool, taken: Slot | None) -> Present:
+        """`is_unsure`: the log may have what nobody knows of. `taken`: another append was refused for it."""
         drafts = [pending.draft for pending in batch]
+        keys = [pending.key for pending in batch]
+        # Others get in between the head and the append, so the keys come first where they may: a late write
+        # that lands behind them is refused by its key once more. They come last where nothing may be written:
+        # such a write would look as if it had not landed, or as if there were nothing to change.
+        are_first = not self._unsettled and all(isinstance(draft, Post) for draft in drafts)
+        known = await self._store.find_by_keys(keys) if is_unsure and are_first else {}
         room_ids = {draft.room_id for draft in drafts}
-        heads = {room_id: self._heads[room_id] for room_id in room_ids & self._heads.keys()}
+        # Who looks at messages too has to look behind the head.
+        is_looking = {draft.room_id for draft in drafts if not isinstance(draft, Post)}
+        heads = {
+            room_id: end.head
+            for room_id in room_ids
+            if (end := self._heads.get(room_id)) and (end.is_own or room_id not in is_looking)
+        }
         if unknown := room_ids - heads.keys():
-            heads |= await self._store.heads(list(unknown))
+            read = await self._store.heads(list(unknown))
+            self._remember(read)
+            heads |= read
         refs = [
             (d.room_id, d.message_id) for d in drafts if not isinstance(d, Post) and hasattr(d, "message_id")
         ]
@@ -232,19 +288,31 @@ class Committer:
                 own[draft.room_id, draft.by, seq] = (draft.room_id, draft.message_id, draft.by)
         found = await self._store.own_reactions(list(own)) if own else {}
         reactions: dict[tuple[str, str, str], str | None] = {own[ref]: what for ref, what in found.items()}
-        # The keys last: else a late write that comes in between looks as if there were nothing to change.
-        known = await self._store.find_by_keys([p.key for p in batch]) if must_look_up else {}
+        if (is_unsure or taken) and not are_first:
+            known = await self._store.find_by_keys(keys)
+        elif taken and heads.get(taken.room_id, _NOTHING).rev < taken.rev:  # it is not the number
+            known |= await self._store.find_by_keys(keys)
         repeated = {(room_id, change.message.id) for (room_id, _), change in known.items()} - messages.keys()
         if repeated:
             messages |= await self._store.find_messages(list(repeated))
         return Present(heads=heads, messages=messages, reactions=reactions, known=known)
 
-    def _remember(self, heads: dict[str, Head]) -> None:
+    def _rev(self, room_id: str) -> int:
+        return self._heads[room_id].head.rev if room_id in self._heads else 0
+
+    def _remember(self, heads: dict[str, Head], *, is_own: bool = True) -> None:
         for room_id, head in heads.items():
-            self._heads[room_id] = head
+            if head.rev >= self._rev(room_id):
+                self._heads[room_id] = _End(head, is_own)
             self._heads.move_to_end(room_id)
         while len(self._heads) > _MOST_HEADS:
             self._heads.popitem(last=False)
+
+    def _forget(self, heads: dict[str, Head]) -> None:
+        """Read them again, but for those that have been learned meanwhile."""
+        for room_id, head in heads.items():
+            if self._rev(room_id) <= head.rev:
+                self._heads.pop(room_id, None)
 
     async def _tell_batches(self) -> None:
         while True:

@@ -24,6 +24,7 @@ class Log:
         self.emits: dict[str, list[Emit]] = {}
         self.is_away = False
         self.refreshes = 0
+        self.passages: list[tuple[str, int, str]] = []
 
     def say(self, room: str) -> Emit:
         """The next one of a room, stored and told to nobody yet."""
@@ -39,6 +40,9 @@ class Log:
     async def heads(self, keys: Collection[str]) -> Mapping[str, int]:
         self._require_here()
         return {key: len(self.emits.get(key, [])) for key in keys}
+
+    def passed(self, key: str, number: int, memo: str) -> None:
+        self.passages.append((key, number, memo))
 
     def forget(self) -> None: ...
 

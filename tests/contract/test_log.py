@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from server.domain.models import Change, Head, Message
-from server.storage.base import CollisionError, Storage
+from server.storage.base import CollisionError, Slot, Storage
 from tests.builders import (
     delete_change,
     edit_change,
@@ -218,16 +218,18 @@ async def test_a_change_that_is_no_message_is_not_found_as_one(storage: Storage)
 async def test_a_taken_number_or_key_is_a_collision(storage: Storage, clash: Change) -> None:
     await post(storage, "one", "two")
     before = await storage.changes_after("room", 0, 10)
-    with pytest.raises(CollisionError):
+    with pytest.raises(CollisionError) as refused:
         await storage.append([clash, message_change("room", clash.rev + 1, key="next")])
+    assert refused.value.slot in (None, Slot("room", clash.rev))
     assert await storage.changes_after("room", 0, 10) == before
 
 
 async def test_a_collision_leaves_at_most_a_prefix_of_its_batch(storage: Storage) -> None:
     await storage.append([message_change("room", rev) for rev in range(1, 4)])
     batch = [message_change("other", 1), message_change("other", 2), message_change("room", 3, key="late")]
-    with pytest.raises(CollisionError):
+    with pytest.raises(CollisionError) as refused:
         await storage.append([*batch, message_change("other", 3)])
+    assert refused.value.slot is None
     assert [change.rev for change in await storage.changes_after("room", 0, 10)] == [1, 2, 3]
     left = await storage.changes_after("other", 0, 10)
     assert left == batch[: len(left)]

@@ -99,7 +99,7 @@ async def compare(storage: Storage, history: History) -> None:
     heads = await storage.heads(ROOMS)
     for room_id, log in history.log.items():
         last = log[-1] if log else None
-        assert heads[room_id] == (Head(rev=last.rev, last_seq=last.last_seq, at=last.at) if last else Head())
+        assert heads[room_id] == (last.head if last else Head())
         told = await storage.changes_after(room_id, 0, 10_000)
         assert [(e.rev, e.kind, e.key, e.by, e.reaction_type, e.digest) for e in told] == [
             (e.rev, e.kind, e.key, e.by, e.reaction_type, e.digest) for e in log

@@ -81,6 +81,7 @@ class RedisBus:
         """`recovery` is the namespace's; the clients are one to write and one that waits for what to read."""
         self.node = token_urlsafe(9)
         self._server = server
+        self._source = source
         self._namespace = namespace
         self._recovery = recovery
         self._handlers: list[ControlHandler] = []
@@ -268,6 +269,7 @@ class RedisBus:
         entry = entries.lost(entry)
         if isinstance(entry, EmitEntry):
             if entry.key:
+                self._source.passed(entry.key, entry.rev, entry.memo)
                 is_live = await self._tracks.admit(entry.key, entry.rev, is_live=is_live)
             # What is of no use later is of none to who has been deaf.
             self._emit(entry, position, is_live=is_live and not (entry.volatile and self._fallback.is_away))

@@ -16,7 +16,7 @@ class EmitEntry(msgspec.Struct, frozen=True, array_like=True, tag="emit"):
     """An event, encoded but for its offset. (`node`, `number`): which server's, and its how manieth.
 
     Those of one server come with ascending numbers; 0 is what was read from the source, by whomever.
-    `key` and `rev` are its gapless order, if it has one. `pid`: it is for this connection alone.
+    `key`, `rev` and `memo` are its gapless order, if it has one. `pid`: it is for this connection alone.
     """
 
     node: str
@@ -29,6 +29,7 @@ class EmitEntry(msgspec.Struct, frozen=True, array_like=True, tag="emit"):
     pid: str
     opening: bytes
     attachments: list[bytes]
+    memo: str = ""
 
     @property
     def packet(self) -> EventPacket:
@@ -112,6 +113,7 @@ def emit_entry(emit: Emit, *, namespace: str, node: str, number: int) -> EmitEnt
         "",
         opening,
         attachments,
+        gapless.memo if gapless else "",
     )
 
 

@@ -59,7 +59,14 @@ _log = get_logger(__name__)
 
 
 class TakenError(Exception):
-    """A document with the same unique value stands already; of a batch, those before it were stored."""
+    """A document with the same unique value stands already; of a batch, those before it were stored.
+
+    `is_first`: it is for certain that none was.
+    """
+
+    def __init__(self, *, is_first: bool = False) -> None:
+        super().__init__()
+        self.is_first = is_first
 
 
 class Database:
@@ -310,8 +317,10 @@ class Database:
             self._operation_time, self._cluster_time = reached, session.cluster_time
 
     def _translate(self, error: PyMongoError | TimeoutError) -> Exception:
-        if isinstance(error, DuplicateKeyError) or _is_taken(error):
+        if isinstance(error, DuplicateKeyError):
             return TakenError()
+        if isinstance(error, BulkWriteError) and _is_taken(error):
+            return TakenError(is_first=_is_first_taken(error))
         if (left_out := self._failures.admit(type(error).__name__)) is not None:
             _log.error("store.failed", reason=_describe(error), left_out=left_out)
         if isinstance(error, TimeoutError | NetworkTimeout | ServerSelectionTimeoutError):
@@ -329,10 +338,13 @@ def _plain(document: Document) -> Any:
     return dict(document)
 
 
-def _is_taken(error: PyMongoError | TimeoutError) -> bool:
-    if not isinstance(error, BulkWriteError):
-        return False
+def _is_taken(error: BulkWriteError) -> bool:
     return any(each.get("code") == _DUPLICATE for each in error.details.get("writeErrors", ()))
+
+
+def _is_first_taken(error: BulkWriteError) -> bool:
+    failed = [(each.get("index"), each.get("code")) for each in error.details.get("writeErrors", ())]
+    return failed == [(0, _DUPLICATE)] and not error.details.get("writeConcernErrors")
 
 
 def _describe(error: Exception) -> str:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from server.domain.errors import UnavailableError
 from server.domain.models import Change, Head, Message
-from server.storage.base import CollisionError, LogStore
+from server.storage.base import CollisionError, LogStore, Slot
 from server.storage.mongo.database import Database, TakenError
 from server.storage.mongo.entries import Entry, Reader, id_of, needs_body, to_document
 from server.storage.mongo.followup import FollowUp
@@ -71,7 +71,8 @@ class MongoLog(LogStore):
             self._doubt(changes)
             if isinstance(error, UnavailableError):
                 raise
-            raise CollisionError("a number or a key of the batch is taken") from None
+            slot = Slot(changes[0].room_id, changes[0].rev) if error.is_first else None
+            raise CollisionError(slot) from None
         self._follow_up.note(changes)
         if any(change.kind == "delete" for change in changes):
             await self._follow_up.blank()

@@ -72,7 +72,7 @@ class SqliteLog(LogStore):
         try:
             await self._database.write(partial(_append, changes))
         except TakenError:
-            raise CollisionError("a number or a key of the batch is taken") from None
+            raise CollisionError from None
 
     async def heads(self, room_ids: Sequence[str]) -> dict[str, Head]:
         heads = dict.fromkeys(room_ids, Head())

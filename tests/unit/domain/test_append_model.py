@@ -6,6 +6,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -49,8 +50,8 @@ class ReadsThatGoBack(ReplicaSetLog):
 class HeadsAdvancedWhenSent(Committer):
     """Wrong on purpose: the head is moved on before the append is acknowledged, and kept if it is not."""
 
-    def __init__(self, log: LogStore, on_committed: OnCommitted, *, node: str) -> None:
-        super().__init__(_AdvancesHeads(log, self), on_committed, node=node)
+    def __init__(self, log: LogStore, on_committed: OnCommitted, **options: Any) -> None:
+        super().__init__(_AdvancesHeads(log, self), on_committed, **options)
 
 
 class _AdvancesHeads(ViewStore):
@@ -67,7 +68,7 @@ class _AdvancesHeads(ViewStore):
 
     async def append(self, changes: Sequence[Change]) -> None:
         last = changes[-1]
-        self._sent[ROOM] = Head(rev=last.rev, last_seq=last.last_seq, at=last.at)
+        self._sent[ROOM] = last.head
         try:
             await self._log.append(changes)
         except CollisionError:
@@ -98,7 +99,8 @@ class Schedule:
         replicas = ReplicaSet(self.chance)
         self.logs = [self.log_type(replicas) for _ in range(NODES)]
         self.nodes = [
-            self.committer_type(log, self._hear, node=f"node-{n}") for n, log in enumerate(self.logs)
+            self.committer_type(log, self._hear, node=f"node-{n}", is_alone=False)
+            for n, log in enumerate(self.logs)
         ]
         for node in self.nodes:
             node.start()
@@ -150,7 +152,12 @@ class Schedule:
             self.acked[change.key] = change
 
     async def _hear(self, changes: Sequence[Change]) -> None:
+        """What is told comes to each node by the bus, or does not."""
         self.told.extend(changes)
+        for node in self.nodes:
+            if self.chance.random() < 0.8:
+                loop = asyncio.get_running_loop()
+                loop.call_later(self.chance.uniform(0, 0.02), node.learn, ROOM, changes[-1].head)
 
     async def _follow(self) -> None:
         """A reader, at any server: sees n + 1 after n, and nothing that it saw ever changes."""

@@ -5,6 +5,7 @@ import pytest
 
 from namespaces.fanout import _KINDS, Fanout, Retelling
 from server.domain.errors import UnavailableError
+from server.domain.models import Head
 from server.realtime.bus import Bus, BusAwayError, Control, ControlHandler, Emit, Order, SourceAwayError
 from server.services import notices
 from server.services.notices import (
@@ -126,14 +127,24 @@ async def test_a_tell_is_as_volatile_as_it_says(*, volatile: bool) -> None:
     assert emit.volatile is volatile
 
 
-async def test_a_change_of_a_room_has_its_place_in_that_room() -> None:
+async def test_a_change_of_a_room_has_its_place_in_that_room_and_says_where_its_log_ends() -> None:
     bus = WireBus()
+    head = Head(rev=7, last_seq=5, at=1_700_000_000_000)
     await Fanout(bus).publish(
-        Tell(event="a", data=RoomJoined(room_id="x"), place=Place("room", 7, is_gapless=True)),
+        Tell(event="a", data=RoomJoined(room_id="x"), place=Place("room", 7, is_gapless=True, head=head)),
         Tell(event="b", data=RoomJoined(room_id="x"), place=Place("status:ana", 9, is_gapless=False)),
     )
-    orders = [entry.order for entry in bus.entries if isinstance(entry, Emit)]
-    assert orders == [Order("room:room", 7), Order("status:ana", 9, is_gapless=False)]
+    place, other = [entry.order for entry in bus.entries if isinstance(entry, Emit)]
+    assert place is not None
+    assert (place.key, place.number, place.is_gapless) == ("room:room", 7, True)
+    assert other == Order("status:ana", 9, is_gapless=False)
+    learned: list[tuple[str, Head]] = []
+    source = Retelling()
+    source.learn = lambda *what: learned.append(what)
+    source.passed(place.key, place.number, place.memo)
+    for unknown in ("", "of another version", "1"):
+        source.passed(place.key, 8, unknown)
+    assert learned == [("room", head)]
 
 
 @pytest.mark.parametrize("notice", CONTROLS)

@@ -241,6 +241,15 @@ async def test_an_edit_that_lands_while_its_key_is_looked_for_is_told() -> None:
 
 
 @in_virtual_time
+async def test_what_lands_while_its_key_is_looked_for_is_told_although_nobody_waits() -> None:
+    log, told = _LandsAfterTheLook(), Told()
+    async with committing(log, told) as committer:
+        await _give_up(log, committer, post("late"))
+        await told.reaches(1)
+    assert told.changes == log.entries
+
+
+@in_virtual_time
 async def test_a_write_whose_number_is_taken_is_not_waited_for() -> None:
     log, told = MemoryLog(), Told()
     async with committing(log, told) as committer:

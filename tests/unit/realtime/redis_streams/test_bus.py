@@ -93,6 +93,18 @@ async def test_what_is_for_no_room_takes_its_place_and_is_told_nobody(pair: Pair
     assert await member.hear_until(2) == [2]
 
 
+async def test_every_server_learns_how_far_a_key_has_come(pair: Pair) -> None:
+    """Its own entries too, and whether or not anybody there is told of them."""
+    made, one, other = pair
+    orders = [Order("r", 1, memo="one"), Order("r", 2, memo="two"), Order("other", 1)]
+    emits = [Emit(event="said", data=1, rooms=frozenset([each.key]), order=each) for each in orders]
+    await one.bus.publish(emits[:1])
+    await eventually(lambda: len(made.log.passages) == 2)
+    await other.bus.publish(emits[1:])
+    await eventually(lambda: len(made.log.passages) == 6)
+    assert sorted(made.log.passages) == sorted([(each.key, each.number, each.memo) for each in orders] * 2)
+
+
 async def test_what_is_of_another_form_stops_nobody_but_who_would_go_on_from_before(pair: Pair) -> None:
     made, one, other = pair
     member = ClubMember(one.site)
