@@ -203,13 +203,13 @@ class Engine:
         fault = self._find_fault(request, transport)
         if fault is not None:
             return _bad_request(fault)
-        if transport is None:
-            return await self._begin(request)
-        if _is_websocket(request):
-            websocket = await self._open_websocket(request)
-            await transport.upgrade(websocket, request)
-            await websocket.close()
-            return websocket
+        try:
+            if transport is None:
+                return await self._begin(request)
+            if _is_websocket(request):
+                return await self._upgrade(request, transport)
+        except ConnectionResetError:  # before its websocket was open: nobody is there to read this
+            return web.Response(status=400)
         is_poll = request.method == hdrs.METH_GET
         return await (transport.poll(request) if is_poll else transport.post(request))
 
@@ -254,6 +254,12 @@ class Engine:
         if websocket is None:
             return await transport.poll(request)
         await transport.serve(websocket, request)
+        return websocket
+
+    async def _upgrade(self, request: Request, transport: Transport) -> Response:
+        websocket = await self._open_websocket(request)
+        await transport.upgrade(websocket, request)
+        await websocket.close()
         return websocket
 
     async def _open_websocket(self, request: Request) -> _WebSocket:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -133,6 +134,28 @@ async def test_a_websocket_that_breaks_while_connect_decides_is_no_ghost() -> No
         await socket.websocket.close()
         assert await application.until("disconnected") == [("transport close",)]
         await site.emptied()
+
+
+async def test_a_client_that_goes_in_the_middle_of_its_handshake_is_no_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.ERROR)
+    async with running() as site:
+        poller = await site.poller()
+        where = urlsplit(site.url)
+        for sid in ("", f"&sid={poller.handshake['sid']}"):
+            _, writer = await asyncio.open_connection(where.hostname, where.port)
+            writer.write(
+                f"GET {where.path}?EIO=4&transport=websocket{sid} HTTP/1.1\r\n"
+                "Host: here\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+            )
+            writer.transport.abort()
+        socket = await site.connected()
+        await poller.post("1")
+        await socket.send("1")
+        await site.emptied()
+    assert not caplog.records
 
 
 async def test_no_event_reaches_who_is_in_no_room_or_not_accepted_yet() -> None:
