@@ -36,6 +36,9 @@ export class Link {
     this.#socket = io(url, {
       autoConnect: false,
       forceNew: true,
+      // Polls of one address all go to one server of a cluster; a websocket goes to any.
+      transports: ["websocket", "polling"],
+      tryAllTransports: true,
       ...options,
       auth: (answer) => this.#authenticate(answer),
     });

@@ -11,7 +11,7 @@ import { memoryStorage, webLocks } from "./fakes.mjs";
 import { startProxy } from "./proxy.mjs";
 
 const { TERTULIA_TEST_URL: URL_OF_SERVER, TERTULIA_TEST_SHORT_LIVED_URL: URL_OF_SHORT_LIVED } = process.env;
-const OPTIONS = { transports: ["websocket"], reconnectionDelay: 20, reconnectionDelayMax: 100 };
+const OPTIONS = { reconnectionDelay: 20, reconnectionDelayMax: 100 };
 const HERE = fileURLToPath(new URL(".", import.meta.url));
 
 const running = [];
@@ -221,6 +221,25 @@ test("tokens are renewed in place and after the end of a session, once for two t
   } finally {
     globalThis.fetch = fetch;
   }
+});
+
+test("websocket is taken at once, and polling where it does not get through", async () => {
+  const transport = ({ engine }) => engine.transport.name;
+  const requests = [];
+  const engines = (url, options) => {
+    const socket = io(url, options);
+    socket.io.on("open", () => requests.push(transport(socket.io)));
+    return socket;
+  };
+  const session = await signUp();
+  for (const breaksWebSockets of [false, true]) {
+    const proxy = await startProxy(URL_OF_SERVER, { breaksWebSockets });
+    const client = new Client({ io: engines, session, base: proxy.url, storage: memoryStorage() });
+    running.push(proxy, client);
+    client.start();
+    await phase(client, "connected");
+  }
+  assert.deepEqual(requests, ["websocket", "polling"]);
 });
 
 test("a login that is ended elsewhere ends here and is forgotten", async () => {

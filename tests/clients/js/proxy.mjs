@@ -2,7 +2,8 @@
 
 import { connect, createServer } from "node:net";
 
-export async function startProxy(url) {
+/** With `breaksWebSockets` as some companies have them: connections that ask for a websocket are ended. */
+export async function startProxy(url, { breaksWebSockets = false } = {}) {
   const { hostname, port } = new URL(url);
   const sockets = new Set();
   let isOpen = true;
@@ -19,6 +20,11 @@ export async function startProxy(url) {
     }
     const far = connect({ host: hostname, port });
     keep(far);
+    if (breaksWebSockets) {
+      near.on("data", (data) => {
+        if (data.includes("transport=websocket")) near.destroy();
+      });
+    }
     near.pipe(far).pipe(near);
     near.on("close", () => far.destroy());
     far.on("close", () => near.destroy());
