@@ -162,8 +162,10 @@ class Api:
         return json_response(await self._accounts.login(body.username, body.password))
 
     async def refresh(self, request: web.Request) -> web.Response:
-        self._take_login(request, None)
         body = await _body(request, RefreshBody)
+        login_id = body.refresh_token.partition(".")[0][:_MOST_KEY_CHARS]
+        # Not by address: behind one there may be a company, whose every page comes each 15 minutes.
+        self._take_rate("refresh of " + login_id, "auth")
         return json_response(await self._accounts.refresh(body.refresh_token))
 
     async def logout(self, request: web.Request, identity: Identity) -> web.Response:
@@ -242,11 +244,14 @@ class Api:
             given = token.strip() if is_bearer else None
             # A profile follows the token when its user connects: else each request might be a write and told.
             identity = await self._accounts.authenticate(given, follows_profile=False)
-            if self._rules.rates is not None:
-                self._take((identity.user.id, rate_class), self._rules.rates[rate_class])
+            self._take_rate(identity.user.id, rate_class)
             return await handler(request, identity)
 
         return authenticated
+
+    def _take_rate(self, who: str, rate_class: str) -> None:
+        if self._rules.rates is not None:
+            self._take((who, rate_class), self._rules.rates[rate_class])
 
     def _take_login(self, request: web.Request, username: str | None) -> None:
         per_min = self._rules.logins_per_min

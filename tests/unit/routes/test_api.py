@@ -212,6 +212,17 @@ async def test_logins_are_limited_by_address_and_by_name(site: Site, tmp_path: P
         ]
 
 
+async def test_refreshes_are_limited_by_login_and_not_by_address(site: Site, tmp_path: Path) -> None:
+    rules: dict[str, Any] = {"logins_per_min": 1, "rates": {"auth": Rate(0.001, 2)}}
+    async with open_client(site, tmp_path, **rules) as client:
+
+        async def status(token: str) -> int:
+            return (await error(client, "POST", "/api/auth/refresh", json={"refresh_token": token}))[0]
+
+        assert [await status(f"one.{n}.forged") for n in range(3)] == [401, 401, 429]
+        assert [await status("other.1.forged"), await status("x" * 10_000)] == [401, 401]
+
+
 def test_a_query_is_read_as_its_shape() -> None:
     made = make_mocked_request("GET", "/?before_seq=7&limit=3")
     assert _query(made, History, room_id="room") == History(room_id="room", before_seq=7, limit=3)
