@@ -1,21 +1,29 @@
 """Rooms and their members in MongoDB, without transactions.
 
-Each method is a sequence of single commands, in an order that leaves a right state wherever a crash cuts it:
+Each method is a sequence of single commands, in an order that leaves a right state wherever a crash cuts it,
+and whenever a command that nobody waits for any more is done:
 
 - A room is created after its members. Members of a room that is not there are not seen; who loses a race for
   the room's key removes its own.
 - A room is deleted before its members are. Every read of members asks whether the room is open; the mark
   `is_emptying` stays until they are gone, and the next start goes on with it. Who is added looks again
   afterwards whether the room is still open: either that look or the removal sees the other.
-- The last owner who goes makes the next one owner first, and looks again when gone. Two who go at once may
-  have chosen each other: then the one removed later sees that no owner is left, and chooses again.
-- Stepping down is done under a lock of the room, so that of two owners one stays. A holder that was
-  taken for gone looks afterwards whether an owner is left, as everybody does.
+- Who is removed leaves a document in their place, without any field of a member: an insert of before, which
+  comes late, finds its `_id` taken. Who is added again takes it away first.
+- A role is changed, and its holder removed, only as it was when that was decided: `role_version` counts. An
+  owner goes or steps down after another was made sure of, which counts too: so what was decided against
+  that one and is still on its way comes to nothing. One room's owners do so one at a time, under a lock.
+- An owner who goes and leaves nobody first marks the room `vacated`. Who is added afterwards sees that and
+  makes sure of an owner; so does the next start.
 """
 
 import asyncio
 import re
+import time
+import uuid
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
 from bson.raw_bson import RawBSONDocument
 from msgspec.structs import asdict, replace
@@ -30,6 +38,13 @@ from server.storage.mongo.lock import locked
 
 _MOST_ROOMS = 10_000
 _ATTEMPTS = 10
+_SETTLED_AT_ONCE = 100
+_SEEN = ("_id", "incarnation", "role", "role_version")
+
+GONE_FOR_MS = 3600 * 1000
+"""How long it is remembered that somebody was removed: no command comes later than that."""
+
+_FORGET_AFTER_S = 600.0
 _NOT_FOUND = "there is no such room"
 
 
@@ -39,6 +54,7 @@ class MongoRooms(RoomStore):
     _database: Database
     _reader: Reader
     _follow_up: FollowUp
+    _forgot_gone_s: float | None = None
 
     async def heads(self, room_ids: Sequence[str]) -> dict[str, Head]:
         """The log's."""
@@ -126,41 +142,53 @@ class MongoRooms(RoomStore):
         for _ in range(_ATTEMPTS):
             if await self._database.insert("members", _to_document(added)):
                 break
-            present = await self._find_member(member.room_id, member.user_id)
-            if present is not None:
+            document = await self._find_document(member.room_id, member.user_id)
+            if document is not None and "gone" in document:
+                query = {"_id": _id_of(member), "gone": document["gone"]}
+                await self._database.delete("members", query)
+            elif (present := self._member(document)) is not None:
                 return present
         else:  # one that comes and goes, or does not decode
             raise UnavailableError("the membership cannot be read", retry_after_ms=1000)
-        if not await self._is_open(member.room_id):
+        room = await self._database.find_one("rooms", {"_id": member.room_id})
+        if not self._is_open_room(room):
             await self._empty(member.room_id)
             raise NotFoundError(_NOT_FOUND, field="room_id")
+        if room is not None and "vacated" in room:
+            await self._settle(member.room_id, room["vacated"])
+            return await self._find_member(member.room_id, member.user_id) or added
         return added
 
     async def remove_member(self, room_id: str, user_id: str) -> Member | None:
-        member = await self._find_member(room_id, user_id)
-        if member is None:
-            await self._ensure_owner(room_id)  # a removal before may have been cut off
-            return None
-        if member.role == "owner":
-            await self._ensure_owner(room_id, without=user_id)
-        query = {"_id": _id_of(member), "incarnation": member.incarnation}
-        is_removed = await self._database.delete("members", query) > 0
-        await self._ensure_owner(room_id)
-        return member if is_removed else None
-
-    async def set_role(self, room_id: str, user_id: str, role: Role) -> bool:
-        query = {"_id": f"{room_id}:{user_id}"}
-        if role == "owner":
-            return await self._database.update("members", query, {"$set": {"role": role}}) > 0
-        async with locked(self._database, room_id):
+        removed: Member | None = None
+        for _ in range(_ATTEMPTS):
             member = await self._find_member(room_id, user_id)
             if member is None:
-                return False
-            if member.role == "owner" and not await self._find_owner(room_id, without=user_id):
-                return False
-            await self._database.update("members", query, {"$set": {"role": role}})
-            await self._ensure_owner(room_id)
-        return True
+                break
+            async with locked(self._database, room_id) if member.role == "owner" else nullcontext():
+                taken_out = await self._take_out(room_id, user_id)
+            removed = taken_out or removed
+            if taken_out is not None and await self._bury(taken_out):
+                break
+        else:
+            raise UnavailableError("others are changing this", retry_after_ms=1000)
+        await self._ensure_owner(room_id)  # where a removal before was cut off, too
+        return removed
+
+    async def set_role(self, room_id: str, user_id: str, role: Role) -> bool:
+        async with nullcontext() if role == "owner" else locked(self._database, room_id):
+            for _ in range(_ATTEMPTS):
+                document = await self._find_document(room_id, user_id)
+                member = self._member(document)
+                if document is None or member is None:
+                    return False
+                if member.role == "owner" != role and not await self._claim_owner(
+                    room_id, without=user_id, may_promote=False
+                ):
+                    return False
+                if await self._change_role(document, role):
+                    return True
+        raise UnavailableError("others are changing this", retry_after_ms=1000)
 
     async def advance_cursors(self, cursors: Sequence[tuple[str, str, int]]) -> list[int]:
         if not cursors:
@@ -184,42 +212,98 @@ class MongoRooms(RoomStore):
             for room in found:
                 await self._empty(room["_id"])
 
+    async def _go_on_settling(self) -> None:
+        """See to it that rooms which everybody left have an owner where somebody was added since."""
+        after = ""
+        while found := await self._database.find(
+            "rooms", {"vacated": {"$gt": after}}, sort=[("vacated", 1)], limit=_SETTLED_AT_ONCE
+        ):
+            marks = {room["_id"]: room["vacated"] for room in found}
+            counts = await self.member_counts(list(marks))
+            for room_id in [room_id for room_id, count in counts.items() if count > 0]:
+                await self._settle(room_id, marks[room_id])
+            after = found[-1]["vacated"]
+
+    async def _settle(self, room_id: str, mark: str) -> None:
+        await self._claim_owner(room_id)
+        await self._database.update("rooms", {"_id": room_id, "vacated": mark}, {"$unset": {"vacated": ""}})
+
     async def _empty(self, room_id: str) -> None:
         await self._database.delete("members", {"room_id": room_id}, is_many=True)
         await self._database.update("rooms", {"_id": room_id}, {"$unset": {"is_emptying": ""}})
 
     async def _is_open(self, room_id: str) -> bool:
-        room = self._room(await self._database.find_one("rooms", {"_id": room_id}))
+        return self._is_open_room(await self._database.find_one("rooms", {"_id": room_id}))
+
+    def _is_open_room(self, document: RawBSONDocument | None) -> bool:
+        room = self._room(document)
         return room is not None and room.deleted_at is None
 
+    async def _find_document(self, room_id: str, user_id: str) -> RawBSONDocument | None:
+        return await self._database.find_one("members", {"_id": f"{room_id}:{user_id}"})
+
     async def _find_member(self, room_id: str, user_id: str) -> Member | None:
-        found = await self._database.find_one("members", {"_id": f"{room_id}:{user_id}"})
-        return next(iter(self._members([found] if found else [])), None)
+        return self._member(await self._find_document(room_id, user_id))
 
-    async def _find_owner(self, room_id: str, *, without: str = "") -> bool:
-        owners = await self._database.find(
-            "members", {"room_id": room_id, "role": "owner"}, limit=2, fields=("user_id",)
-        )
-        return any(each["user_id"] != without for each in owners)
+    async def _take_out(self, room_id: str, user_id: str) -> Member | None:
+        """Remove a member as it is now, and return it; None: it changes at this moment, or is gone."""
+        document = await self._find_document(room_id, user_id)
+        member = self._member(document)
+        if document is None or member is None:
+            return None
+        if member.role == "owner" and not await self._claim_owner(room_id, without=user_id):
+            await self._database.update("rooms", {"_id": room_id}, {"$set": {"vacated": uuid.uuid4().hex}})
+            await self._claim_owner(room_id, without=user_id)  # who was added before did not see the mark
+        return member if await self._database.delete("members", _as_seen(document)) else None
 
-    async def _ensure_owner(self, room_id: str, *, without: str = "") -> None:
-        """Make the member of longest standing the owner where there is none, `without` left aside."""
-        while not await self._find_owner(room_id, without=without):
-            oldest = await self._database.find(
-                "members",
-                {"room_id": room_id, "user_id": {"$ne": without}},
-                sort=[("joined_at", 1), ("user_id", 1)],
-                limit=1,
-            )
-            if not oldest:
-                return
-            await self._database.update("members", {"_id": oldest[0]["_id"]}, {"$set": {"role": "owner"}})
+    async def _bury(self, member: Member) -> bool:
+        """Leave the document that stands in the place of who was removed; False: somebody is there."""
+        now_s = time.monotonic()
+        now_ms = time.time_ns() // 1_000_000
+        if self._forgot_gone_s is None or now_s - self._forgot_gone_s > _FORGET_AFTER_S:
+            self._forgot_gone_s = now_s
+            past = {"gone_at": {"$lt": now_ms - GONE_FOR_MS}}
+            await self._database.delete("members", past, is_many=True)
+        gone = {"_id": _id_of(member), "gone": member.incarnation, "gone_at": now_ms}
+        return await self._database.insert("members", gone)
+
+    async def _change_role(self, document: RawBSONDocument, role: Role) -> bool:
+        update = {"$set": {"role": role}, "$inc": {"role_version": 1}}
+        return await self._database.update("members", _as_seen(document), update) > 0
+
+    async def _ensure_owner(self, room_id: str) -> None:
+        """Make the member of longest standing the owner where there is none."""
+        if not await self._database.find("members", {"room_id": room_id, "role": "owner"}, limit=1):
+            await self._claim_owner(room_id)
+
+    async def _claim_owner(self, room_id: str, *, without: str = "", may_promote: bool = True) -> bool:
+        """Make sure that somebody beside `without` is an owner, and stays one whatever was decided before.
+
+        Where there is none the member of longest standing becomes one. False: nobody can be.
+        """
+        others: dict[str, Any] = {"room_id": room_id, "user_id": {"$ne": without}}
+        for _ in range(_ATTEMPTS):
+            found = await self._database.find("members", others | {"role": "owner"}, limit=_ATTEMPTS)
+            chosen = next((each for each in found if self._member(each)), None)
+            if chosen is None and may_promote:
+                order = [("joined_at", 1), ("user_id", 1)]
+                found = await self._database.find("members", others, sort=order, limit=_ATTEMPTS)
+                chosen = next((each for each in found if self._member(each)), None)
+            if chosen is None:
+                return False
+            if await self._change_role(chosen, "owner"):
+                return True
+        raise UnavailableError("others are changing this", retry_after_ms=1000)
 
     def _room(self, document: RawBSONDocument | None) -> Room | None:
         return self._reader.find(Room, document, id="_id")
 
+    def _member(self, document: RawBSONDocument | None) -> Member | None:
+        return next(iter(self._members([document] if document is not None else [])), None)
+
     def _members(self, documents: Sequence[RawBSONDocument]) -> list[Member]:
-        return [self._with_own_messages(member) for member in self._reader.each(Member, documents)]
+        there = [each for each in documents if "gone" not in each]
+        return [self._with_own_messages(member) for member in self._reader.each(Member, there)]
 
     def _with_own_messages(self, member: Member) -> Member:
         read = self._follow_up.cursor(member.room_id, member.user_id)
@@ -231,7 +315,12 @@ def _id_of(member: Member) -> str:
 
 
 def _to_document(member: Member) -> dict[str, object]:
-    return {"_id": _id_of(member)} | asdict(member)
+    return {"_id": _id_of(member), "role_version": 0} | asdict(member)
+
+
+def _as_seen(document: RawBSONDocument) -> dict[str, object]:
+    """Finds this very membership while its role is what it was."""
+    return {name: document.get(name) for name in _SEEN}
 
 
 def _fold(name: str | None) -> str | None:

@@ -29,17 +29,20 @@ INDEXES: dict[str, list[IndexModel]] = {
         _index("node", "at"),
         _index("is_unblanked", is_sparse=True),
     ],
-    # `_id` the room's id. A deleted one stays, and is `is_emptying` while it may have members.
+    # `_id` the room's id. A deleted one stays, and is `is_emptying` while it may have members. `vacated`: its
+    # last owner left nobody behind.
     "rooms": [
         _index("key", is_unique=True),
         _index("kind", "deleted_at", "_id"),
         _index("is_emptying", is_sparse=True),
+        _index("vacated", is_sparse=True),
     ],
-    # `_id` "<room>:<user>".
+    # `_id` "<room>:<user>". Of who was removed only `gone` (the incarnation) and `gone_at`, for a while.
     "members": [
         _index("user_id"),
         _index("room_id", "joined_at", "user_id"),
         _index("room_id", "role"),
+        _index("gone_at", is_sparse=True),
     ],
     # `_id` the user's id.
     "users": [

@@ -51,6 +51,7 @@ class MongoStorage(MongoLog, MongoRooms, MongoUsers, MongoNodes, Storage):
                 await self._lease.require_free()
             await schema.prepare(self._database)
             await self._go_on_emptying()
+            await self._go_on_settling()
             await self._follow_up.start()
         except BaseException:
             await self.close()
