@@ -91,6 +91,7 @@ class MemoryLog(ViewStore):
     """A single log. `appends` are the batches that came; each waits for `gate`, and fails as `to_fail` says.
 
     `arrived` is set by each append. While `is_away` nothing is answered; `attempts` counts what was asked.
+    The ends of `unreadable` rooms do not decode.
     """
 
     def __init__(self) -> None:
@@ -101,7 +102,12 @@ class MemoryLog(ViewStore):
         self.gate.set()
         self.arrived = asyncio.Event()
         self.is_away = False
+        self.unreadable: set[str] = set()
         self.attempts = 0
+
+    async def heads(self, room_ids: Sequence[str]) -> dict[str, Head]:
+        heads = await super().heads(room_ids)
+        return {room_id: head for room_id, head in heads.items() if room_id not in self.unreadable}
 
     async def view(self) -> LogView:
         self._answer()

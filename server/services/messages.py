@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 from server.domain.changes import Delete, Edit, Outcome, Post, React
-from server.domain.errors import InvalidError, NotFoundError
+from server.domain.errors import InvalidError, NotFoundError, UnavailableError
 from server.domain.models import Message
 from server.domain.rules import checked_content, digest_of, is_admin
 from server.events import (
@@ -147,7 +147,7 @@ class MessageService:
         ]
         if len(asked) > 1:
             raise InvalidError("give one of before_seq, after_seq and around_seq", field="before_seq")
-        last_seq = (await self._log.heads([wanted.room_id]))[wanted.room_id].last_seq
+        last_seq = await self._last_seq(wanted.room_id)
         first, last, anchor = _range(wanted, last_seq)
         stored = await self._log.messages_between(wanted.room_id, first, last) if first <= last else []
         shown = await self._views.messages(stored, reader=actor)
@@ -169,12 +169,17 @@ class MessageService:
 
     async def _seq_of(self, wanted: ReadMessage) -> int:
         if wanted.seq is not None:
-            last_seq = (await self._log.heads([wanted.room_id]))[wanted.room_id].last_seq
-            return min(wanted.seq, last_seq)
+            return min(wanted.seq, await self._last_seq(wanted.room_id))
         message = await self._find(wanted.room_id, wanted.message_id or "")
         if message is None:
             raise NotFoundError("there is no such message in this room", field="message_id")
         return message.seq
+
+    async def _last_seq(self, room_id: str) -> int:
+        head = (await self._log.heads([room_id])).get(room_id)
+        if head is None:
+            raise UnavailableError("the log of this room cannot be read")
+        return head.last_seq
 
     async def _tell_read(self, data: MessageRead) -> None:
         is_large = await self._directory.member_count(data.room_id) > self._quiet_above

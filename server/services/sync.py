@@ -123,9 +123,8 @@ class SyncService:
 
     async def _active(self, memberships: Sequence[Membership]) -> list[_Active]:
         heads = await self._log.heads([each.room.id for each in memberships])
-        return sorted(
-            (_activity(each, heads[each.room.id]) for each in memberships), key=_order, reverse=True
-        )
+        readable = [each for each in memberships if each.room.id in heads]
+        return sorted((_activity(each, heads[each.room.id]) for each in readable), key=_order, reverse=True)
 
     async def _page(
         self, actor: str, listed: Sequence[_Active], named: Mapping[str, int | None], most_bytes: int

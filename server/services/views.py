@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from server.domain.errors import ChatError, InternalError
-from server.domain.models import Member, Message, Room, User
+from server.domain.models import Head, Member, Message, Room, User
 from server.domain.rules import LAST_MESSAGE_CHARS, SHORT_QUOTE_CHARS
 from server.ephemeral.base import Ephemeral
 from server.events import MOST_ANSWER_BYTES
@@ -134,9 +134,12 @@ class Views:
         ]
 
     async def rooms(self, memberships: Sequence[Membership], *, reader: str) -> list[RoomView]:
-        """Rooms as the reader sees them; the heads are read before the last messages."""
+        """Rooms as the reader sees them; the heads are read before the last messages.
+
+        One whose log cannot be read is shown as one without messages.
+        """
         room_ids = [each.room.id for each in memberships]
-        heads = await self._log.heads(room_ids)
+        heads = dict.fromkeys(room_ids, Head()) | await self._log.heads(room_ids)
         counts = await self._directory.member_counts(room_ids)
         inside = [each.room.id for each in memberships if each.member is not None]
         refs = [(room_id, heads[room_id].last_seq) for room_id in inside if heads[room_id].last_seq > 0]
@@ -217,7 +220,7 @@ def _room_view(
         last_message=last_message,
         role=member.role if member is not None else None,
         last_read_seq=last_read_seq,
-        unread=last_seq - last_read_seq if member is not None else 0,
+        unread=max(0, last_seq - last_read_seq) if member is not None else 0,
     )
 
 

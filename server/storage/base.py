@@ -48,7 +48,10 @@ class LogStore(Protocol):
         """
 
     async def heads(self, room_ids: Sequence[str]) -> dict[str, Head]:
-        """The end of each room's log; a room without changes has `Head()`."""
+        """The end of each room's log; a room without changes has `Head()`.
+
+        A room whose last entry does not decode is left out: nothing may be numbered after it.
+        """
 
     async def find_by_keys(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Change]:
         """The entries with these (room, key), each with the message as it stood after that entry."""

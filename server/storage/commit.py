@@ -215,6 +215,7 @@ class Committer:
     async def _attempt(self, batch: Sequence[_Pending], *, is_unsure: bool, taken: Slot | None) -> None:
         asked = [*self._unsettled, *batch]
         present = await self._read(asked, is_unsure=is_unsure, taken=taken)
+        asked = _readable(asked, present)
         live = [p for p in asked if not p.future.done() or p.key in present.known]
         gone = [p for p in asked if p.future.done() and p.key not in present.known]
         planned = plan([p.draft for p in live], present, node=self._node)
@@ -292,6 +293,7 @@ class Committer:
             known = await self._store.find_by_keys(keys)
         elif taken and heads.get(taken.room_id, _NOTHING).rev < taken.rev:  # it is not the number
             known |= await self._store.find_by_keys(keys)
+        known = {key: change for key, change in known.items() if change.room_id in heads}
         repeated = {(room_id, change.message.id) for (room_id, _), change in known.items()} - messages.keys()
         if repeated:
             messages |= await self._store.find_messages(list(repeated))
@@ -333,6 +335,14 @@ class Committer:
         except Exception:  # noqa: BLE001 - one batch that cannot be told must not silence the next
             _log.exception("msg.tell_failed", error_id=new_error_id(), entries=len(changes))
         return True
+
+
+def _readable(batch: Sequence[_Pending], present: Present) -> list[_Pending]:
+    """Those whose room's end can be read; the others are refused, for nothing may be numbered after it."""
+    for pending in batch:
+        if pending.draft.room_id not in present.heads:
+            pending.resolve(UnavailableError("the log of this room cannot be read"))
+    return [pending for pending in batch if pending.draft.room_id in present.heads]
 
 
 def _note_revs(batch: Sequence[_Pending], planned: Plan) -> None:

@@ -89,12 +89,14 @@ class MongoLog(LogStore):
             found += page if len(page) < limit else []
         sought = heads.keys() - {each["room_id"] for each in found}
         found += await self._seek([{"room_id": room_id} for room_id in sought], _HEAD_FIELDS)
+        unreadable: set[str] = set()
         for document in found:
             end = self._reader.find(_LogEnd, document)
             if end is None:  # whoever numbers by the one before it would take its number
-                raise UnavailableError("the log of a room cannot be read")
-            if end.rev > heads[end.room_id].rev:
+                unreadable.add(document["room_id"])
+            elif end.rev > heads[end.room_id].rev:
                 heads[end.room_id] = Head(rev=end.rev, last_seq=end.last_seq, at=end.at)
+        heads = {room_id: head for room_id, head in heads.items() if room_id not in unreadable}
         self._remember(heads)
         return heads
 

@@ -137,7 +137,9 @@ class MongoRooms(RoomStore):
     async def add_member(self, member: Member) -> Member:
         if not await self._is_open(member.room_id):
             raise NotFoundError(_NOT_FOUND, field="room_id")
-        head = (await self.heads([member.room_id]))[member.room_id]
+        head = (await self.heads([member.room_id])).get(member.room_id)
+        if head is None:
+            raise UnavailableError("the log of this room cannot be read")
         added = replace(member, last_read_seq=head.last_seq)
         for _ in range(_ATTEMPTS):
             if await self._database.insert("members", _to_document(added)):

@@ -1,13 +1,15 @@
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from server.domain.errors import InvalidError
-from server.domain.models import Change
+from server.domain.errors import InvalidError, UnavailableError
+from server.domain.models import Change, Head
 from server.events import (
     DeleteMessage,
     EditMessage,
+    History,
     ReactMessage,
     ReadMessage,
     Sync,
@@ -32,6 +34,24 @@ async def make_rooms(site: Site, count: int, contents: list[str] | None = None) 
         made.append(await site.group("juan", "ana", name=f"{number}"))
         await site.say_all("juan", made[-1], contents or [])
     return made[::-1]
+
+
+async def test_a_room_whose_log_cannot_be_read_is_left_out_and_nothing_else_is(
+    people: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, broken = await make_rooms(people, 2, ["Hola!"])
+    given = people.storage.heads
+
+    async def heads(room_ids: Sequence[str]) -> dict[str, Head]:
+        return {room_id: head for room_id, head in (await given(room_ids)).items() if room_id != broken}
+
+    monkeypatch.setattr(people.storage, "heads", heads)
+    page = await first_page(people, {kept: 0, broken: 0})
+    assert ([each.room.id for each in page.rooms], page.left) == ([kept], [])
+    shown, _ = await people.rooms.mine("ana", "", "", 10)
+    assert {each.id: (each.last_seq, each.unread) for each in shown} == {kept: (1, 1), broken: (0, 0)}
+    with pytest.raises(UnavailableError):
+        await people.messages.history("ana", History(room_id=broken))
 
 
 async def test_somebody_without_rooms_is_up_to_date(people: Site) -> None:

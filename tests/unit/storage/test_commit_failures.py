@@ -54,6 +54,28 @@ async def test_an_append_of_unknown_outcome_stores_and_tells_each_entry_once(fai
     assert told.changes == log.entries
 
 
+@in_virtual_time
+async def test_where_the_end_of_a_log_cannot_be_read_its_room_alone_is_refused() -> None:
+    log, told = MemoryLog(), Told()
+    async with committing(log, told) as committer:
+        await committer.append(post("known", room_id="broken", unique="known"))
+    log.unreadable.add("broken")
+    async with committing(log, told) as committer:
+        first = await _begin(log, committer, post("first", room_id="another"))
+        rooms = ["broken", "room", "broken", "other"]
+        rest = asyncio.gather(
+            *(committer.append(post("later", room_id=each, unique="known")) for each in rooms),
+            return_exceptions=True,
+        )
+        await settle()
+        log.to_fail.append(Failing(CollisionError()))  # so that keys are looked up too
+        log.gate.set()
+        await first
+        outcomes = await rest
+    assert [isinstance(each, UnavailableError) for each in outcomes] == [True, False, True, False]
+    assert [entry.room_id for entry in log.entries] == ["broken", "another", "room", "other"]
+
+
 @pytest.mark.parametrize("failing", CUT_OFF)
 @in_virtual_time
 async def test_a_key_given_twice_is_a_duplicate_also_after_an_unknown_outcome(failing: Failing) -> None:
