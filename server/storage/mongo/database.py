@@ -334,8 +334,8 @@ async def _settled(answer: Any) -> Any:
 
 
 def _plain(document: Document) -> Any:
-    # The driver's types want documents of the class that reads give, which cannot be written.
-    return dict(document)
+    # The driver's types want documents of the class that reads give.
+    return document if isinstance(document, RawBSONDocument) else dict(document)
 
 
 def _is_taken(error: BulkWriteError) -> bool:

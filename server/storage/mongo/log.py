@@ -10,6 +10,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import bson
 from bson.raw_bson import RawBSONDocument
 from msgspec import Struct
 
@@ -28,6 +29,7 @@ _ENTRIES_EACH = 4
 """How many entries of a message are read in the hope of its last one; where there are more it is sought."""
 
 _SEEKS = 16
+_MOST_BYTES = 8 * 1024 * 1024
 _HEAD_FIELDS = ("room_id", "rev", "last_seq", "at")
 _MOST_REVS = 50_000
 _MOST_UNSURE = 20_000
@@ -66,7 +68,8 @@ class MongoLog(LogStore):
             return
         self._lease.check()
         try:
-            await self._database.insert_in_order("changes", [to_document(change) for change in changes])
+            for batch in _parts([RawBSONDocument(bson.encode(to_document(change))) for change in changes]):
+                await self._database.insert_in_order("changes", batch)
         except (TakenError, UnavailableError) as error:
             self._doubt(changes)
             if isinstance(error, UnavailableError):
@@ -266,6 +269,19 @@ def _any_of(
         for first, last in groups.items()
     ]
     return queries[0] if len(queries) == 1 else {"$or": queries}
+
+
+def _parts(documents: Sequence[RawBSONDocument]) -> Iterator[list[RawBSONDocument]]:
+    """What one insert takes each: what a change weighs shows only in its document."""
+    part: list[RawBSONDocument] = []
+    size_bytes = 0
+    for document in documents:
+        size_bytes += len(document.raw)
+        if part and size_bytes > _MOST_BYTES:
+            yield part
+            part, size_bytes = [], len(document.raw)
+        part.append(document)
+    yield part
 
 
 def _chunks(items: Sequence[_T], size: int = _CHUNK) -> Iterator[Sequence[_T]]:

@@ -4,15 +4,17 @@ import asyncio
 import gc
 from typing import Any
 
+import bson
 import pytest
 from bson.timestamp import Timestamp
+from msgspec.structs import replace
 from pymongo.asynchronous.database import AsyncDatabase
 
 from server.domain.errors import UnavailableError
 from server.storage.base import StoreRefusedError
 from server.storage.mongo.database import Database, Driver
 from server.storage.mongo.store import MongoStorage
-from tests.builders import message_change
+from tests.builders import message_change, react_change
 from tests.unit.storage.mongo.wire import Wire, use
 
 DRIVERS: tuple[Driver, ...] = ("pymongo", "motor")
@@ -52,6 +54,28 @@ async def test_a_batch_is_one_ordered_insert(url: str, wire: Wire, storage: Mong
     await second.close()
     (insert,) = (each for each in wire.commands if "insert" in each)
     assert insert["ordered"] is True
+
+
+async def test_no_insert_is_over_eight_mebibytes_whatever_the_changes_weigh(
+    url: str, wire: Wire, storage: MongoStorage
+) -> None:
+    await storage.close()  # it has the lease, and was not listened to
+    second = MongoStorage(url, is_alone=False, timeout_s=10)
+    await second.open()
+    wire.commands.clear()
+    who = tuple(f"{number:064d}" for number in range(20))
+    busy = replace(message_change("room", 1).message, reactions={f"reaction-{n}": who for n in range(40)})
+    busy = replace(busy, reaction_counts=dict.fromkeys(busy.reactions, 20))
+    changes = [
+        replace(react_change(busy, rev, by=f"user-{rev}"), message=replace(busy, rev=rev))
+        for rev in range(1, 301)
+    ]
+    await second.append(changes)
+    sizes = [sum(len(bson.encode(dict(d))) for d in c["documents"]) for c in wire.commands if "insert" in c]
+    assert sum(sizes) > max(sizes) > 7 * 2**20
+    assert max(sizes) <= 8 * 2**20
+    assert (await second.heads(["room"]))["room"].rev == 300
+    await second.close()
 
 
 # The drivers leave a socket that never connected to the garbage collector.
