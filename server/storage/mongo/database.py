@@ -112,6 +112,13 @@ class Database:
         except (PyMongoError, TimeoutError) as error:
             await self.close()
             raise self._refusal(error) from None
+        if self._client.options.direct_connection and members_of(hello) > 1:
+            await self.close()
+            # The driver would take whatever a member answers, also when another one is the primary.
+            raise StoreRefusedError(
+                "the URL has directConnection=true, and the server is one of a replica set: it would be read "
+                "also when it is not the primary. Leave directConnection out, and add replicaSet=…"
+            )
         if "setName" not in hello and hello.get("msg") != "isdbgrid":
             _log.warning(
                 "store.not_replicated",
@@ -307,14 +314,16 @@ class Database:
             task.exception()  # its caller may have gone
 
     def _go_on_in(self, session: AsyncClientSession) -> None:
-        if self._operation_time is not None:
+        if self._cluster_time is not None:
             session.advance_cluster_time(self._cluster_time)
+        if self._operation_time is not None:
             session.advance_operation_time(self._operation_time)
 
     def _remember(self, session: AsyncClientSession) -> None:
         reached = session.operation_time
         if reached is not None and (self._operation_time is None or reached > self._operation_time):
-            self._operation_time, self._cluster_time = reached, session.cluster_time
+            self._operation_time = reached
+            self._cluster_time = session.cluster_time or self._cluster_time
 
     def _translate(self, error: PyMongoError | TimeoutError) -> Exception:
         if isinstance(error, DuplicateKeyError):
@@ -326,6 +335,11 @@ class Database:
         if isinstance(error, TimeoutError | NetworkTimeout | ServerSelectionTimeoutError):
             return UnavailableError("the store does not answer in time")
         return UnavailableError("the store cannot be used now")
+
+
+def members_of(hello: Document) -> int:
+    """How many members the replica set has whose member gave this answer to `hello`; 0: it is of none."""
+    return sum(len(hello.get(each, ())) for each in ("hosts", "passives", "arbiters"))
 
 
 async def _settled(answer: Any) -> Any:

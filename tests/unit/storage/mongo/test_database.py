@@ -15,6 +15,7 @@ from server.storage.base import StoreRefusedError
 from server.storage.mongo.database import Database, Driver
 from server.storage.mongo.store import MongoStorage
 from tests.builders import message_change, react_change
+from tests.unit.storage.mongo.posing import posing
 from tests.unit.storage.mongo.wire import Wire, use
 
 DRIVERS: tuple[Driver, ...] = ("pymongo", "motor")
@@ -161,3 +162,35 @@ def test_each_call_begins_where_the_furthest_one_before_it_ended() -> None:
     last = Session(9)
     database._go_on_in(last)
     assert last.begun_at == [{"clusterTime": Timestamp(5, 1)}, Timestamp(5, 1)]
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_one_server_of_several_is_not_asked_directly(driver: Driver) -> None:
+    hosts = ["one:27017", "two:27017"]
+    said = {"setName": "chat", "hosts": hosts, "secondary": True, "isWritablePrimary": False, "me": hosts[0]}
+    async with posing(lambda _: said) as port:
+        storage = MongoStorage(f"mongodb://127.0.0.1:{port}/chat?directConnection=true", driver=driver)
+        with pytest.raises(StoreRefusedError, match="directConnection"):
+            await storage.open()
+
+
+async def test_a_server_that_tells_operation_times_alone_is_used() -> None:
+    """Such are said to speak the protocol, and to have no clusters."""
+    asked = []
+
+    def answer(command: dict[str, Any]) -> dict[str, Any]:
+        asked.append(command)
+        cursor = {"id": 0, "ns": "chat.meta", "firstBatch": [{"_id": "schema", "epoch": "x"}]}
+        time = {"operationTime": Timestamp(5, 1)}
+        session = {"logicalSessionTimeoutMinutes": 30, "isWritablePrimary": True, "setName": "chat"}
+        return session | time | {"hosts": ["one:27017"], "me": "one:27017", "cursor": cursor}
+
+    async with posing(answer) as port:
+        url = f"mongodb://127.0.0.1:{port}/chat?directConnection=true"
+        database = Database(url, driver="pymongo", timeout_s=5)
+        await database.open()
+        for _ in range(2):
+            assert await database.find_one("meta", {"_id": "schema"}) is not None
+        await database.close()
+    (_, second) = (each["readConcern"] for each in asked if "find" in each)
+    assert second == {"level": "majority", "afterClusterTime": Timestamp(5, 1)}
