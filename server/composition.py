@@ -79,6 +79,7 @@ class UseCases:
         self._cursors = CursorCommitter(storage)
         self.health = Health(
             storage,
+            storage,
             clock=time.monotonic,
             is_heard=is_heard,
             do_others_hear=lambda: nodes is not None and nodes.do_others_hear,

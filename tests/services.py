@@ -207,7 +207,7 @@ class Site:
         self.completion = Completion()
         self.hasher = CountingHasher()
         self.passwords = Passwords(self.hasher)
-        self.health = Health(store, clock=clock.s)
+        self.health = Health(store, store, clock=clock.s)
         self.tokens = Tokens(SECRET, claim_names=ClaimNames(), leeway_s=5)
         self.accounts = self._make_accounts()
         self.rooms = self._make_rooms()

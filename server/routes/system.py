@@ -63,10 +63,12 @@ class System:
 
     async def readyz(self, _request: web.Request) -> web.Response:
         reasons = self._health.unready_because()
-        degraded = {"degraded": found} if (found := self._health.degraded()) else {}
-        return json_response(
-            {"ok": not reasons, "reasons": reasons, **degraded}, status=503 if reasons else 200
-        )
+        told: dict[str, object] = {"ok": not reasons, "reasons": reasons}
+        if degraded := self._health.degraded():
+            told["degraded"] = degraded
+        if undecodable := self._health.undecodable:
+            told["undecodable"] = undecodable
+        return json_response(told, status=503 if reasons else 200)
 
     async def version(self, _request: web.Request) -> web.Response:
         return json_response(self._version)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from server.domain.errors import ChatError
-from server.storage.base import MetaStore
+from server.storage.base import LogStore, MetaStore
 from server.telemetry import get_logger
 
 _UNREADY_AFTER_S = 10.0
@@ -16,12 +16,14 @@ _log = get_logger(__name__)
 class Health:
     """`tick` asks the store; a failure seen elsewhere is believed at once, until the store answers again.
 
+    `undecodable`: how much of the store was skipped since the start because it does not decode.
     `is_leaving`: the balancer should send nobody more; `is_draining`: nobody more is let in.
     """
 
     def __init__(
         self,
         store: MetaStore,
+        log: LogStore,
         *,
         clock: Callable[[], float],
         is_heard: Callable[[], bool] = lambda: True,
@@ -29,12 +31,14 @@ class Health:
     ) -> None:
         """`is_heard` and `do_others_hear`: whether this server, and another one, hear the bus."""
         self._store = store
+        self._log = log
         self._is_heard = is_heard
         self._do_others_hear = do_others_hear
         self._clock = clock
         self._checked_at = -math.inf
         self._failing_since: float | None = None
         self._heard_at = clock()
+        self.undecodable = 0
         self.is_started = False
         self.is_leaving = False
         self.is_draining = False
@@ -81,6 +85,7 @@ class Health:
             return
         self._checked_at = self._clock()
         try:
+            self.undecodable = await self._log.count_undecodable()
             await self._store.ping()
         except ChatError:
             self.store_failed()

@@ -43,6 +43,11 @@ async def test_a_server_that_cannot_work_says_why(site: Site, client: Client) ->
     assert await answer(client, "GET", "/readyz") == (503, expected)
 
 
+async def test_a_server_says_how_much_of_its_store_it_skipped(site: Site, client: Client) -> None:
+    site.health.undecodable = 3
+    assert await answer(client, "GET", "/readyz") == (200, {"ok": True, "reasons": [], "undecodable": 3})
+
+
 async def test_a_server_says_what_it_is(client: Client) -> None:
     assert await answer(client, "GET", "/version") == (
         200,

@@ -71,11 +71,23 @@ async def test_a_bug_is_not_taken_for_a_store_that_is_away(site: Site, health: H
     assert state(health) == (True, [])
 
 
+async def test_what_does_not_decode_is_counted_also_while_the_store_is_away(
+    site: Site, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def count() -> int:
+        return 3
+
+    monkeypatch.setattr(site.storage, "count_undecodable", count)
+    break_(site.storage, "ping")
+    await health.tick()
+    assert health.undecodable == 3
+
+
 async def test_the_first_tick_asks_whatever_the_clock_says(site: Site) -> None:
     """A monotonic clock may begin near zero."""
     clock = Clock()
     clock.now_s = 0.0
-    health = Health(site.storage, clock=clock.s)
+    health = Health(site.storage, site.storage, clock=clock.s)
     health.is_started = True
     break_(site.storage, "ping")
     await health.tick()
@@ -96,7 +108,11 @@ def ears() -> Ears:
 @pytest.fixture
 def listening(site: Site, ears: Ears) -> Health:
     health = Health(
-        site.storage, clock=site.clock.s, is_heard=lambda: ears.own, do_others_hear=lambda: ears.others
+        site.storage,
+        site.storage,
+        clock=site.clock.s,
+        is_heard=lambda: ears.own,
+        do_others_hear=lambda: ears.others,
     )
     health.is_started = True
     return health
