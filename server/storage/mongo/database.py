@@ -21,11 +21,13 @@ from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
     DuplicateKeyError,
+    ExecutionTimeout,
     InvalidURI,
     NetworkTimeout,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
+    WTimeoutError,
 )
 from pymongo.operations import IndexModel
 from pymongo.read_concern import ReadConcern
@@ -270,11 +272,21 @@ class Database:
         """
         if self._database is None:
             raise UnavailableError("the store is not open")
+        name = ""
         try:
             present = await self._database[collection].index_information()
             missing = [index for index in indexes if index.document["name"] not in present]
-            if missing:
-                await self._database[collection].create_indexes(missing)
+            for index in missing:
+                name = index.document["name"]
+                await self._database[collection].create_indexes([index])
+        except (ExecutionTimeout, WTimeoutError) as error:
+            raise self._translate(error) from None
+        except OperationFailure as error:
+            _log.error("store.failed", reason=_describe(error))
+            raise StoreRefusedError(
+                f"MongoDB cannot make the index {name} of the collection {collection} (error {error.code}): "
+                "documents break it, or another one has its name. Remove what does, or restore a backup."
+            ) from None
         except PyMongoError as error:
             raise self._translate(error) from None
 

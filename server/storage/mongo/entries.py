@@ -113,6 +113,13 @@ def _to_state(message: Message) -> State:
     )
 
 
+class Place(Struct, frozen=True, kw_only=True):
+    """Where a message stands, of any of its entries."""
+
+    room_id: str
+    seq: int
+
+
 class Reader:
     """Decodes documents. One that does not decode is reported, counted and left out."""
 

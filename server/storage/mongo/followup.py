@@ -6,15 +6,18 @@ second until it is done; the log marks their deletions, and the next start finds
 
 import asyncio
 from collections.abc import Sequence
+from itertools import islice
+from typing import Any
 
 from server.domain.errors import ChatError
 from server.domain.models import Change
 from server.storage.mongo.database import Database
+from server.storage.mongo.entries import Place, Reader
 from server.telemetry import get_logger, new_error_id
 
 INTERVAL_S = 1.0
 _PATIENCE_S = 1.0
-_SWEPT_AT_ONCE = 200
+_AT_ONCE = 200
 _MOST_WAITING = 100_000
 
 Cursor = tuple[str, str, int]
@@ -25,8 +28,9 @@ _log = get_logger(__name__)
 class FollowUp:
     """Keeps what is to be done, and does it in a task of its own."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, reader: Reader) -> None:
         self._database = database
+        self._reader = reader
         self._cursors: dict[tuple[str, str], int] = {}
         self._deletions: dict[str, tuple[str, int]] = {}
         self._moving = asyncio.Lock()
@@ -101,17 +105,22 @@ class FollowUp:
             self._arrived.clear()
 
     async def _move_own(self) -> None:
-        moved = dict(self._cursors)
-        if moved:
+        waiting = list(self._cursors)
+        for start in range(0, len(waiting), _AT_ONCE):
+            moved = {whose: self._cursors[whose] for whose in waiting[start : start + _AT_ONCE]}
             await self.move([(*whose, seq) for whose, seq in moved.items()])
-        for whose, seq in moved.items():
-            if self._cursors[whose] == seq:
-                del self._cursors[whose]
+            for whose, seq in moved.items():
+                if self._cursors[whose] == seq:
+                    del self._cursors[whose]
 
     async def _blank(self, deletions: dict[str, tuple[str, int]]) -> None:
-        done = dict(deletions)
-        if not done:
-            return
+        while deletions:
+            done = dict(islice(deletions.items(), _AT_ONCE))
+            await self._blank_now(done)
+            for id_ in done:
+                deletions.pop(id_, None)
+
+    async def _blank_now(self, done: dict[str, tuple[str, int]]) -> None:
         await self._database.update_each(
             "changes",
             [
@@ -125,17 +134,17 @@ class FollowUp:
         )
         mark = {"$unset": {"is_unblanked": ""}}
         await self._database.update_each("changes", [({"_id": id_}, mark) for id_ in done])
-        for id_ in done:
-            deletions.pop(id_, None)
 
     async def _sweep(self) -> None:
+        broken: list[Any] = []
         while True:
-            found = await self._database.find(
-                "changes", {"is_unblanked": True}, limit=_SWEPT_AT_ONCE, fields=("room_id", "seq")
-            )
+            query = {"is_unblanked": True, "_id": {"$nin": broken}}
+            found = await self._database.find("changes", query, limit=_AT_ONCE, fields=("room_id", "seq"))
             if not found:
                 return
-            await self._blank({each["_id"]: (each["room_id"], each["seq"]) for each in found})
+            places = {each["_id"]: self._reader.find(Place, each) for each in found}
+            broken += [id_ for id_, place in places.items() if place is None]
+            await self._blank({id_: (each.room_id, each.seq) for id_, each in places.items() if each})
 
 
 def _moved_to(seq: int) -> dict[str, dict[str, int]]:

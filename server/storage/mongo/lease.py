@@ -5,7 +5,7 @@ import uuid
 
 from server.domain.errors import ChatError, UnavailableError
 from server.storage.base import StoreRefusedError
-from server.storage.mongo.database import Database
+from server.storage.mongo.database import Database, Document
 from server.telemetry import get_logger
 
 _ID = "lease"
@@ -70,9 +70,9 @@ class Lease:
             now = await self._database.find_one("meta", {"_id": _ID})
             if now is None:
                 return False
-            if (now["holder"], now["beat"]) != (first["holder"], first["beat"]):
+            if _seen(now) != _seen(first):
                 return True
-        await self._database.delete("meta", {"_id": _ID, "holder": first["holder"], "beat": first["beat"]})
+        await self._database.delete("meta", _seen(first))
         return False
 
     async def _keep(self) -> None:
@@ -91,3 +91,8 @@ class Lease:
             "meta", {"_id": _ID, "holder": self._holder}, {"$inc": {"beat": 1}}
         )
         return found > 0
+
+
+def _seen(document: Document) -> dict[str, object]:
+    """Finds the lease while it is held and kept as it was."""
+    return {"_id": _ID, "holder": document.get("holder"), "beat": document.get("beat")}

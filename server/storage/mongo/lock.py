@@ -28,11 +28,11 @@ async def locked(database: Database, name: str) -> AsyncIterator[None]:
     since_s = start_s
     while not await database.insert("meta", lock):
         present = await database.find_one("meta", {"_id": lock["_id"]})
-        holder = present["holder"] if present else None
+        holder = {"_id": lock["_id"], "holder": present.get("holder")} if present else None
         if holder != seen:
             seen, since_s = holder, loop.time()
         elif holder is not None and loop.time() - since_s > ABANDONED_AFTER_S:
-            await database.delete("meta", {"_id": lock["_id"], "holder": holder})
+            await database.delete("meta", holder)
         if loop.time() - start_s > _PATIENCE * ABANDONED_AFTER_S:
             raise UnavailableError("others are changing this", retry_after_ms=1000)
         await asyncio.sleep(_LOOK_AGAIN_S)

@@ -12,13 +12,12 @@ from typing import Any, TypeVar
 
 import bson
 from bson.raw_bson import RawBSONDocument
-from msgspec import Struct
 
 from server.domain.errors import UnavailableError
 from server.domain.models import Change, Head, Message
 from server.storage.base import CollisionError, LogStore, Slot
 from server.storage.mongo.database import Database, TakenError
-from server.storage.mongo.entries import Entry, Reader, id_of, needs_body, to_document
+from server.storage.mongo.entries import Entry, Place, Reader, id_of, needs_body, to_document
 from server.storage.mongo.followup import FollowUp
 from server.storage.mongo.lease import Lease
 
@@ -41,12 +40,7 @@ class _LogEnd(Head, frozen=True, kw_only=True):
     room_id: str
 
 
-class _Place(Struct, frozen=True, kw_only=True):
-    room_id: str
-    seq: int
-
-
-class _OwnReaction(_Place, frozen=True, kw_only=True):
+class _OwnReaction(Place, frozen=True, kw_only=True):
     by: str
     reaction_type: str | None = None
 
@@ -113,7 +107,7 @@ class MongoLog(LogStore):
 
     async def find_messages(self, refs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Message]:
         found = await self._with_keys(refs, "room_id", "seq", kind="message")
-        places = self._reader.each(_Place, found)
+        places = self._reader.each(Place, found)
         messages = await self.messages_at([(each.room_id, each.seq) for each in places])
         return {(each.room_id, each.id): each for each in messages.values()}
 

@@ -1,9 +1,9 @@
 """The servers that share the database: that they live, whether they hear the bus, and what they wrote."""
 
 import asyncio
-from typing import Any
 
 from bson.raw_bson import RawBSONDocument
+from msgspec import Struct
 
 from server.storage.base import NodeReport, NodeStore, StoreRefusedError
 from server.storage.mongo.database import Database
@@ -11,6 +11,11 @@ from server.storage.mongo.entries import Reader
 
 _MOST_NODES = 1_000
 _MOST_WRITTEN = 20_000
+
+
+class _Written(Struct, frozen=True, kw_only=True):
+    room_id: str
+    rev: int
 
 
 class MongoNodes(NodeStore):
@@ -23,7 +28,7 @@ class MongoNodes(NodeStore):
         told = {"at": at, "is_heard": is_heard}
         if not await self._database.update("nodes", {"_id": node}, {"$set": told, "$inc": {"beat": 1}}):
             await self._database.insert("nodes", {"_id": node, "beat": 1, **told})
-        return [_report(each) for each in await self._all_nodes()]
+        return self._reader.each(NodeReport, await self._all_nodes(), node="_id")
 
     async def forget_node(self, node: str) -> None:
         await self._database.delete("nodes", {"_id": node})
@@ -36,14 +41,14 @@ class MongoNodes(NodeStore):
             limit=_MOST_WRITTEN,
             fields=("room_id", "rev"),
         )
-        return [(each["room_id"], each["rev"]) for each in found]
+        return [(each.room_id, each.rev) for each in self._reader.each(_Written, found)]
 
     async def _require_no_nodes(self, watched_s: float) -> None:
         """Raises StoreRefusedError while servers of a cluster use this database."""
-        before = {each["_id"]: each["beat"] for each in await self._all_nodes()}
+        before = {each["_id"]: each.get("beat") for each in await self._all_nodes()}
         if before:
             await asyncio.sleep(watched_s)
-            after = {each["_id"]: each["beat"] for each in await self._all_nodes()}
+            after = {each["_id"]: each.get("beat") for each in await self._all_nodes()}
             if any(before.get(node) != beat for node, beat in after.items()):
                 raise StoreRefusedError(
                     "servers of a cluster use this database. Give this one their cluster.url, or another "
@@ -53,8 +58,3 @@ class MongoNodes(NodeStore):
 
     async def _all_nodes(self) -> list[RawBSONDocument]:
         return await self._database.find("nodes", {}, limit=_MOST_NODES)
-
-
-def _report(document: RawBSONDocument) -> NodeReport:
-    fields: dict[str, Any] = dict(document)
-    return NodeReport(node=fields["_id"], beat=fields["beat"], at=fields["at"], is_heard=fields["is_heard"])

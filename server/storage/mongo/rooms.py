@@ -72,11 +72,12 @@ class MongoRooms(RoomStore):
         del fields["id"]
         if await self._database.insert("rooms", fields):
             return room, True
-        present = self._room(await self._database.find_one("rooms", {"key": room.key}))
-        if present is None or present.id != room.id:
+        found = await self._database.find_one("rooms", {"key": room.key})
+        if found is not None and found["_id"] != room.id:
             await self._database.delete("members", {"room_id": room.id}, is_many=True)
+        present = self._room(found)
         if present is None:
-            raise TakenError
+            raise UnavailableError("the room cannot be read", retry_after_ms=1000)
         return present, False
 
     async def find_rooms(self, room_ids: Sequence[str]) -> dict[str, Room]:

@@ -72,9 +72,13 @@ async def check(database: Database) -> None:
                 f"the database holds collections of another program ({', '.join(others)}), or lost its "
                 "schema version. Name another database in database.url, or restore a backup."
             )
-    elif schema["version"] > VERSION:
+    elif not isinstance(version := schema.get("version"), int) or not isinstance(schema.get("epoch"), str):
         raise StoreRefusedError(
-            f"the database has schema version {schema['version']}, made by a newer Tertulia; this one knows "
+            "the database's schema version cannot be read (in the collection meta). Restore a backup."
+        )
+    elif version > VERSION:
+        raise StoreRefusedError(
+            f"the database has schema version {version}, made by a newer Tertulia; this one knows "
             f"{VERSION}. Run the newer version, or restore a backup made before the upgrade."
         )
 

@@ -33,7 +33,7 @@ class MongoStorage(MongoLog, MongoRooms, MongoUsers, MongoNodes, Storage):
     ) -> None:
         self._database = Database(url, driver=driver, timeout_s=timeout_s)
         self._reader = Reader()
-        self._follow_up = FollowUp(self._database)
+        self._follow_up = FollowUp(self._database, self._reader)
         self._lease = Lease(self._database, length_s=lease_s)
         self._lease_s = lease_s
         self._is_alone = is_alone
@@ -64,7 +64,7 @@ class MongoStorage(MongoLog, MongoRooms, MongoUsers, MongoNodes, Storage):
 
     async def epoch(self) -> str:
         found = await self._database.find_one("meta", {"_id": "schema"})
-        if found is None:
+        if found is None or not isinstance(found.get("epoch"), str):
             raise UnavailableError("the database lost its schema version")
         return str(found["epoch"])
 

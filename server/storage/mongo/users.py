@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict, replace
 
 from server.domain.models import Login, User
@@ -22,6 +22,12 @@ LONG_PAST_MS = 24 * 3600 * 1000
 _FORGET_AFTER_S = 3600.0
 _MOST_LOGINS = 10_000
 _LAST_CODE_POINT = "\U0010ffff"
+
+
+class _Rotation(Struct, frozen=True, kw_only=True):
+    n: int
+    rotated_at: int
+    expires_at: int
 
 
 class MongoUsers(UserStore):
@@ -53,7 +59,8 @@ class MongoUsers(UserStore):
     async def find_credentials(self, username: str) -> tuple[User, str | None] | None:
         found = await self._database.find_one("users", {"folded_username": username.casefold()})
         user = self._reader.find(User, found, id="_id")
-        return (user, found["password_hash"]) if found and user else None
+        password_hash = found.get("password_hash") if found else None
+        return (user, password_hash if isinstance(password_hash, str) else None) if user else None
 
     async def update_user(
         self,
@@ -102,12 +109,16 @@ class MongoUsers(UserStore):
         login = self._reader.find(Login, found or revocation, id="_id")
         if login is None:
             return None
-        if rotations and rotations[0]["n"] > login.n:
-            login = replace(login, **{name: rotations[0][name] for name in ("n", "rotated_at", "expires_at")})
+        if rotations:
+            rotation = self._reader.find(_Rotation, rotations[0])
+            if rotation is None:  # by the one before it the login could be rotated a second time
+                return None
+            if rotation.n > login.n:
+                login = replace(login, **asdict(rotation))
         if revocation is None:
             return login
-        expires_at = max(login.expires_at, revocation["expires_at"])
-        return replace(login, is_revoked=True, expires_at=expires_at)
+        revoked = self._reader.find(Login, revocation, id="_id") or login
+        return replace(login, is_revoked=True, expires_at=max(login.expires_at, revoked.expires_at))
 
     async def rotate_login(self, login_id: str, n: int, at: int, expires_at: int) -> Login | None:
         login = await self.find_login(login_id)

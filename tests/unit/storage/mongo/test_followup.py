@@ -1,12 +1,13 @@
 """What follows an append: cursors once a second, deleted texts blanked, now or at the next start."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
+from server.domain.errors import UnavailableError
 from server.storage.mongo import followup
 from server.storage.mongo.entries import to_document
 from server.storage.mongo.store import MongoStorage
@@ -66,6 +67,32 @@ async def test_a_blanking_that_was_missed_is_done_at_the_next_start(url: str, in
     await storage.open()
     assert not any("secret" in each for each in await texts(inside))
     assert (await storage.messages_between("room", 1, 1)) == [GONE.message]
+    await storage.close()
+
+
+async def test_what_is_much_is_followed_up_in_parts_and_what_was_done_is_not_done_again(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followup, "_AT_ONCE", 2)
+    monkeypatch.setattr(followup, "INTERVAL_S", 3600)
+    storage = MongoStorage(url, is_alone=False, timeout_s=10)
+    await storage.open()
+    people = [f"user-{number}" for number in range(5)]
+    await storage.create_room(room("room"), [member("room", each) for each in people])
+    await storage.append([message_change("room", rev, by=each) for rev, each in enumerate(people, start=1)])
+    given, sent = storage._database.update_each, []
+
+    async def update_each(collection: str, updates: Sequence[Any], *, is_many: bool = False) -> None:
+        sent.append(len(updates))
+        if len(sent) == 2:
+            raise UnavailableError("the store is away")
+        await given(collection, updates, is_many=is_many)
+
+    monkeypatch.setattr(storage._database, "update_each", update_each)
+    await storage._follow_up._try()
+    await storage._follow_up._try()
+    assert sent == [2, 2, 2, 1]
+    assert [each.last_read_seq for each in await storage.members("room", (0, ""), 10)] == [1, 2, 3, 4, 5]
     await storage.close()
 
 
