@@ -29,7 +29,7 @@ def _sqlite(directory: Path) -> Storage:
 def _mongo(driver: Driver) -> Implementation:
     def make(directory: Path) -> Storage:
         database = f"test_{hashlib.sha256(str(directory).encode()).hexdigest()[:16]}"
-        return MongoStorage(shared_url(database), driver=driver, timeout_s=10, lease_s=1)
+        return MongoStorage(shared_url(database), driver=driver, timeout_s=10, lease_s=3)
 
     # FerretDB reads a whole collection for each query.
     return Implementation(make=make, effort=0.3, marks=(pytest.mark.real_services,))

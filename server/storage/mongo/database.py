@@ -77,6 +77,7 @@ class Database:
     Each raises UnavailableError when the answer takes longer than `timeout_s`, when the server cannot be
     reached or fails, and when the database is not open: what became of a write is then unknown. Nothing is
     written twice: a driver that repeats an insert by itself could take its own first try for somebody else's.
+    `fence` is called before each write, and raises when this server may not write any more; not to `meta`.
     """
 
     def __init__(self, url: str, *, driver: Driver, timeout_s: float) -> None:
@@ -87,6 +88,7 @@ class Database:
         self._database: _Database | None = None
         self._operation_time: Any = None
         self._cluster_time: Any = None
+        self.fence: Callable[[], None] = lambda: None
         self._calls: set[asyncio.Task[Any]] = set()
         self._failures = Repeats()
 
@@ -174,6 +176,7 @@ class Database:
 
     async def insert(self, collection: str, document: Document) -> bool:
         """Store one document. False, and nothing done: one with the same unique value stands already."""
+        self._require_allowed(collection)
         try:
             await self._run(lambda db, session: db[collection].insert_one(_plain(document), session=session))
         except TakenError:
@@ -182,6 +185,7 @@ class Database:
 
     async def insert_in_order(self, collection: str, documents: Sequence[Document]) -> None:
         """Store them in order by one command. Raises TakenError: those before the taken one are stored."""
+        self._require_allowed(collection)
         await self._run(
             lambda db, session: db[collection].insert_many(
                 [_plain(each) for each in documents], ordered=True, session=session
@@ -224,6 +228,7 @@ class Database:
         self, collection: str, query: Document, update: Document, *, is_many: bool = False
     ) -> int:
         """How many documents the query found; `update` is done to the first, or to all of them."""
+        self._require_allowed(collection)
 
         async def run(db: _Database, session: AsyncClientSession) -> int:
             call = db[collection].update_many if is_many else db[collection].update_one
@@ -235,12 +240,14 @@ class Database:
         self, collection: str, updates: Sequence[tuple[Document, Document]], *, is_many: bool = False
     ) -> None:
         """Each update to what its query finds, by one command."""
+        self._require_allowed(collection)
         kind = UpdateMany if is_many else UpdateOne
         writes = [kind(query, update) for query, update in updates]
         await self._run(lambda db, session: db[collection].bulk_write(writes, ordered=False, session=session))
 
     async def delete(self, collection: str, query: Document, *, is_many: bool = False) -> int:
         """How many documents were removed: at most one, or all that the query finds."""
+        self._require_allowed(collection)
 
         async def run(db: _Database, session: AsyncClientSession) -> int:
             call = db[collection].delete_many if is_many else db[collection].delete_one
@@ -289,6 +296,10 @@ class Database:
             ) from None
         except PyMongoError as error:
             raise self._translate(error) from None
+
+    def _require_allowed(self, collection: str) -> None:
+        if collection != "meta":  # there is the lease itself
+            self.fence()
 
     async def _run(self, call: _Call[_T]) -> _T:
         """Run it in a task of its own, which a caller that goes away leaves to its end.

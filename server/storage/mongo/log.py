@@ -19,7 +19,6 @@ from server.storage.base import CollisionError, LogStore, Slot
 from server.storage.mongo.database import Database, TakenError
 from server.storage.mongo.entries import Entry, Place, Reader, id_of, needs_body, to_document
 from server.storage.mongo.followup import FollowUp
-from server.storage.mongo.lease import Lease
 
 _CHUNK = 100
 """How many alternatives a query may have."""
@@ -51,7 +50,6 @@ class MongoLog(LogStore):
     _database: Database
     _reader: Reader
     _follow_up: FollowUp
-    _lease: Lease
     # By room a rev that is there for good: where to look for the head.
     _revs: OrderedDict[str, int]
     # (room, key) of appends without a clean answer: what is found of them later is followed up then.
@@ -60,7 +58,6 @@ class MongoLog(LogStore):
     async def append(self, changes: Sequence[Change]) -> None:
         if not changes:
             return
-        self._lease.check()
         try:
             for batch in _parts([RawBSONDocument(bson.encode(to_document(change))) for change in changes]):
                 await self._database.insert_in_order("changes", batch)

@@ -45,16 +45,19 @@ class MongoNodes(NodeStore):
 
     async def _require_no_nodes(self, watched_s: float) -> None:
         """Raises StoreRefusedError while servers of a cluster use this database."""
-        before = {each["_id"]: each.get("beat") for each in await self._all_nodes()}
+        before = await self._beats()
         if before:
             await asyncio.sleep(watched_s)
-            after = {each["_id"]: each.get("beat") for each in await self._all_nodes()}
+            after = await self._beats()
             if any(before.get(node) != beat for node, beat in after.items()):
                 raise StoreRefusedError(
                     "servers of a cluster use this database. Give this one their cluster.url, or another "
                     "database.url."
                 )
             await self._database.delete("nodes", {}, is_many=True)  # those are dead
+
+    async def _beats(self) -> dict[str, object]:
+        return {each["_id"]: each.get("beat") for each in await self._all_nodes()}
 
     async def _all_nodes(self) -> list[RawBSONDocument]:
         return await self._database.find("nodes", {}, limit=_MOST_NODES)

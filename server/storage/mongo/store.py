@@ -34,7 +34,8 @@ class MongoStorage(MongoLog, MongoRooms, MongoUsers, MongoNodes, Storage):
         self._database = Database(url, driver=driver, timeout_s=timeout_s)
         self._reader = Reader()
         self._follow_up = FollowUp(self._database, self._reader)
-        self._lease = Lease(self._database, length_s=lease_s)
+        self._lease = Lease(self._database, self._beats, length_s=lease_s)
+        self._database.fence = self._lease.check
         self._lease_s = lease_s
         self._is_alone = is_alone
         self._revs = OrderedDict()

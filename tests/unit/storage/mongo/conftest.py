@@ -21,7 +21,7 @@ def url() -> str:
 
 @pytest.fixture
 async def storage(url: str) -> AsyncIterator[MongoStorage]:
-    opened = MongoStorage(url, timeout_s=10, lease_s=1)
+    opened = MongoStorage(url, timeout_s=10, lease_s=3)
     await opened.open()
     yield opened
     await opened.close()

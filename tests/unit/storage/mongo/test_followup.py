@@ -60,7 +60,7 @@ async def test_a_blanking_that_failed_is_done_later(
 
 
 async def test_a_blanking_that_was_missed_is_done_at_the_next_start(url: str, inside: Inside) -> None:
-    storage = MongoStorage(url, lease_s=1, timeout_s=10)
+    storage = MongoStorage(url, lease_s=3, timeout_s=10)
     await storage.open()
     await storage.close()
     await inside.changes.insert_many([to_document(change) for change in (MESSAGE, EDIT, GONE)])

@@ -1,23 +1,37 @@
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from pymongo.asynchronous.database import AsyncDatabase
 
+from server.domain.errors import UnavailableError
 from server.storage.base import NodeReport, StoreRefusedError
 from server.storage.mongo.store import MongoStorage
-from tests.builders import message_change
+from tests.builders import message_change, user
+
+Inside = AsyncDatabase[dict[str, Any]]
 
 
-async def test_each_report_is_counted_and_all_are_shown(storage: MongoStorage) -> None:
-    await storage.report("a", at=5, is_heard=True)
-    await storage.report("b", at=1, is_heard=True)
-    told = await storage.report("a", at=7, is_heard=False)
+@pytest.fixture
+async def joined(url: str) -> AsyncIterator[MongoStorage]:
+    opened = MongoStorage(url, timeout_s=10, is_alone=False)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+async def test_each_report_is_counted_and_all_are_shown(joined: MongoStorage) -> None:
+    await joined.report("a", at=5, is_heard=True)
+    await joined.report("b", at=1, is_heard=True)
+    told = await joined.report("a", at=7, is_heard=False)
     assert sorted(told, key=lambda each: each.node) == [
         NodeReport(node="a", beat=2, at=7, is_heard=False),
         NodeReport(node="b", beat=1, at=1, is_heard=True),
     ]
-    await storage.forget_node("b")
-    await storage.forget_node("unknown")
-    assert [each.node for each in await storage.report("a", at=8, is_heard=True)] == ["a"]
+    await joined.forget_node("b")
+    await joined.forget_node("unknown")
+    assert [each.node for each in await joined.report("a", at=8, is_heard=True)] == ["a"]
 
 
 async def test_what_a_server_wrote_since_is_found(storage: MongoStorage) -> None:
@@ -31,7 +45,7 @@ async def test_what_a_server_wrote_since_is_found(storage: MongoStorage) -> None
 async def test_a_server_alone_and_servers_of_a_cluster_do_not_share_a_database(
     url: str, storage: MongoStorage
 ) -> None:
-    joined = MongoStorage(url, timeout_s=10, lease_s=1, is_alone=False)
+    joined = MongoStorage(url, timeout_s=10, lease_s=3, is_alone=False)
     with pytest.raises(StoreRefusedError, match="another server uses this database"):
         await joined.open()
     await storage.close()
@@ -49,10 +63,36 @@ async def test_a_server_alone_and_servers_of_a_cluster_do_not_share_a_database(
     await joined.close()
 
 
-async def test_servers_that_are_dead_keep_nobody_out(url: str, storage: MongoStorage) -> None:
-    await storage.report("dead", at=1, is_heard=True)
-    await storage.close()
-    alone = MongoStorage(url, timeout_s=10, lease_s=0.1)
+async def test_servers_that_are_dead_keep_nobody_out_and_are_forgotten(
+    url: str, joined: MongoStorage, inside: Inside
+) -> None:
+    await joined.report("dead", at=1, is_heard=True)
+    alone = MongoStorage(url, timeout_s=10, lease_s=1.5)
     await alone.open()
-    assert [each.node for each in await alone.report("own", at=1, is_heard=True)] == ["own"]
+    assert await inside.nodes.count_documents({}) == 0
+    await alone.create_user(user("juan"), None)
+    await alone.close()
+
+
+async def test_a_server_alone_gives_way_to_a_cluster_that_started_at_the_same_time(
+    url: str, joined: MongoStorage
+) -> None:
+    """It looked for the lease before it was taken, and reports after the reports were looked for."""
+    alone = MongoStorage(url, timeout_s=10, lease_s=0.8)
+    await alone.open()
+
+    async def go_on() -> None:
+        while True:
+            await joined.report("a", at=1, is_heard=True)
+
+    going_on = asyncio.create_task(go_on())
+    async with asyncio.timeout(10):
+        with pytest.raises(UnavailableError, match="another server"):  # noqa: PT012 - until it does
+            while True:
+                await alone.ping()
+    with pytest.raises(UnavailableError, match="another server"):
+        await alone.create_user(user("juan"), None)
+    await joined.create_user(user("ana"), None)
+    going_on.cancel()
+    await asyncio.gather(going_on, return_exceptions=True)
     await alone.close()

@@ -48,7 +48,7 @@ async def test_several_servers_may_be_the_first_at_once(url: str) -> None:
 
 async def test_a_first_start_that_was_cut_off_is_gone_on_with(url: str, inside: Inside) -> None:
     await inside.meta.insert_one({"_id": "schema", "version": VERSION, "epoch": "first"})
-    storage = MongoStorage(url, lease_s=1)
+    storage = MongoStorage(url, lease_s=3)
     await storage.open()
     assert await storage.epoch() == "first"
     await storage.close()
