@@ -31,21 +31,41 @@ async def use(storage: MongoStorage) -> None:
     await storage.create_user(user("juan"), "hash")
     await storage.create_room(room("room"), [member("room", "juan", role="owner")])
     await storage.create_room(room("plaza", kind="public"), [member("plaza", "juan", role="owner")])
-    await storage.add_member(member("room", "ana"))
+    await storage.create_room(room("late", key="key-room"), [member("late", "juan")])
     change = message_change("room", 1)
     like = react_change(change.message, 2, by="juan")
     await storage.append([change, like, delete_change(like.message, 3), message_change("plaza", 1)])
     await storage.advance_cursors([("room", "juan", 1), ("plaza", "juan", 1)])
+    busy = [message_change("busy", rev, seq=rev) for rev in range(1, 4)]
+    likes = [
+        react_change(each.message, 4 + 30 * (each.rev - 1) + n, by=f"user-{n}", last_seq=3)
+        for each in busy
+        for n in range(30)
+    ]
+    await storage.append([*busy, *likes])
     await read(storage, (change.key, like.key))
-    await storage.set_role("room", "ana", "admin")
-    await storage.remove_member("room", "ana")
+    await come_and_go(storage)
     await storage.update_user("juan", display_name="Juan")
     await storage.set_last_seen([("juan", CREATED_AT)])
     await storage.update_room("plaza", deleted_at=CREATED_AT)
     login = Login(id="login", user_id="juan", n=0, rotated_at=CREATED_AT, expires_at=2 * CREATED_AT)
     await storage.create_login(login)
     await storage.rotate_login("login", 0, CREATED_AT, 2 * CREATED_AT)
-    await storage.revoke_logins("juan")
+    for _ in range(2):  # the second time it is revoked already
+        await storage.revoke_logins("juan")
+    await storage.report("node", at=CREATED_AT, is_heard=True)
+    await storage.written_by("node", CREATED_AT)
+    await storage.forget_node("node")
+
+
+async def come_and_go(storage: MongoStorage) -> None:
+    """Join, rise, leave, come back, and leave the room empty."""
+    for _ in range(2):
+        await storage.add_member(member("room", "ana"))
+    await storage.set_role("room", "ana", "admin")
+    for each in ("ana", "juan"):
+        await storage.remove_member("room", each)
+    await storage.add_member(member("room", "ana"))
 
 
 async def read(storage: MongoStorage, keys: Sequence[str]) -> None:
@@ -56,13 +76,18 @@ async def read(storage: MongoStorage, keys: Sequence[str]) -> None:
     refs = [(room_id, key) for room_id in rooms for key in keys]
     await storage.find_by_keys(refs)
     await storage.find_messages(refs)
-    await storage.messages_between("room", 1, 5)
+    for each in ("room", "busy"):
+        await storage.messages_between(each, 1, 5)
+        await storage.messages_at([(each, seq) for seq in (1, 2, 3)])
     await storage.messages_at([(room_id, seq) for room_id in rooms for seq in (1, 2)])
     await storage.changes_after("room", 0, 10)
     await storage.own_reactions([(room_id, "juan", 1) for room_id in rooms])
+    await storage.find_rooms(rooms)
+    await storage.find_member("room", "juan")
     await storage.member_counts(rooms)
     await storage.members("room", (0, ""), 10)
     await storage.memberships("juan")
     await storage.public_rooms("a", "", 10)
+    await storage.find_users(["juan"])
     await storage.find_credentials("juan")
     await storage.search_users("ju", "", 10)
