@@ -1,7 +1,7 @@
 """A MongoDB for the tests: a real one where there is one, else FerretDB, which speaks its protocol.
 
-`TERTULIA_TEST_MONGODB_URL` names one that runs; without it a `mongod` of the PATH is started as a replica set
-of one, or the FerretDB that `make services` builds.
+`TERTULIA_TEST_MONGODB_URL` names one that runs; without it, and for tests that end it, a `mongod` of the PATH
+is started as a replica set of one, or the FerretDB that `make services` builds.
 """
 
 import atexit
@@ -12,13 +12,16 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
+from uuid import uuid4
 
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+from pymongo.uri_parser import parse_uri
 
 ROOT = Path(__file__).parent.parent
 FERRETDB = ROOT / ".cache" / "bin" / "ferretdb"
@@ -111,13 +114,65 @@ class MongoServer:
                 time.sleep(0.05)
 
 
+class GivenServer(MongoServer):
+    """The one that `TERTULIA_TEST_MONGODB_URL` names, with databases of the test's own: those are removed.
+
+    It is nobody's to end: tests that do so skip; so do those that put a proxy in front of it where it is on
+    another machine.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._suffix = uuid4().hex[:8]
+        self._names: set[str] = set()
+        self.kind = "mongod" if is_real_mongod() else "ferretdb"
+        (self._host, port), *_ = parse_uri(url)["nodelist"]
+        self.port = port or 27017
+
+    def url(self, database: str, *, port: int | None = None) -> str:
+        name = f"{database}_{self._suffix}"
+        self._names.add(name)
+        url = _with_database(self._url, name)
+        if port is None:
+            return url
+        if self._host not in ("127.0.0.1", "localhost"):
+            _cannot("the MongoDB of TERTULIA_TEST_MONGODB_URL is on another machine")
+        scheme, _, rest = url.partition("://")
+        address, slash, tail = rest.partition("/")
+        user, at, _ = address.rpartition("@")
+        # A member of a set would be looked for where it says that it is.
+        options = "&".join(
+            each for each in tail.partition("?")[2].split("&") if each and not each.startswith("replicaSet=")
+        )
+        direct = "" if "directConnection=" in options else "directConnection=true"
+        return f"{scheme}://{user}{at}127.0.0.1:{port}{slash}{name}?" + "&".join(
+            filter(None, [options, direct])
+        )
+
+    def start(self) -> None:
+        """It runs."""
+
+    def kill(self) -> None:
+        _cannot("the MongoDB of TERTULIA_TEST_MONGODB_URL is not one to kill")
+
+    def stop(self) -> None:
+        for name in self._names:
+            _drop(self._url, name)
+
+
 def make_server() -> MongoServer:
     """A server of the test's own, which stops it; else the test skips, or fails where all is required."""
     if mongod := shutil.which("mongod"):
         return MongoServer(Path(mongod), "mongod")
     if FERRETDB.is_file():
         return MongoServer(FERRETDB, "ferretdb")
+    if given := os.environ.get("TERTULIA_TEST_MONGODB_URL"):
+        return GivenServer(given)
     reason = "no mongod on the PATH, and FerretDB is not built; make services builds it where there is Go"
+    return _cannot(reason)
+
+
+def _cannot(reason: str) -> NoReturn:
     if os.environ.get("TERTULIA_TEST_REQUIRE") == "all":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
@@ -160,15 +215,13 @@ def _with_database(url: str, database: str) -> str:
 
 @cache
 def _forget_at_exit(url: str, database: str) -> None:
-    def forget() -> None:
-        client: MongoClient[dict[str, Any]] = MongoClient(url, serverSelectionTimeoutMS=1_000)
-        with client:
-            try:
-                client.drop_database(database)
-            except PyMongoError:
-                return
+    atexit.register(_drop, url, database)
 
-    atexit.register(forget)
+
+def _drop(url: str, database: str) -> None:
+    client: MongoClient[dict[str, Any]] = MongoClient(url, serverSelectionTimeoutMS=1_000)
+    with client, suppress(PyMongoError):
+        client.drop_database(database)
 
 
 def _free_port() -> int:
