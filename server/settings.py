@@ -13,6 +13,9 @@ from msgspec import Meta
 
 MASK = "********"
 _AUTHORITY = re.compile(r"://(?=[^/])")
+_SEPARATOR = re.compile("([&;])")
+# MongoDB's authMechanismProperties may hold the token of a session.
+_SECRET_OPTIONS = ("password", "passphrase", "passwd", "secret", "token", "authmechanismproperties")
 
 Text = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -50,10 +53,13 @@ class Secret:
 
 
 def mask_passwords(text: str) -> str:
-    """Put `********` for the password of each `scheme://user:password@…`; takes time linear in the text."""
-    if "://" not in text or "@" not in text:
+    """Put `********` for the passwords of URLs: before the `@`, and in their options.
+
+    Takes time linear in the text.
+    """
+    if "://" not in text or ("@" not in text and "?" not in text):
         return text
-    return re.sub(r"\S+", lambda run: _mask_url(run[0]), text)
+    return re.sub(r"\S+", lambda run: _mask_options(_mask_url(run[0])), text)
 
 
 def _mask_url(url: str) -> str:
@@ -64,6 +70,23 @@ def _mask_url(url: str) -> str:
     credentials, at, tail = url[start.end() :].rpartition("@")
     user, colon, _ = credentials.partition(":")
     return f"{url[: start.end()]}{user}:{MASK}{at}{tail}" if colon else url
+
+
+def _mask_options(url: str) -> str:
+    head, question, tail = url.partition("?")
+    if not question or "://" not in head:
+        return url
+    shown: list[str] = []
+    is_secret = False
+    for part in _SEPARATOR.split(tail):
+        name, equals, _ = part.partition("=")
+        if equals:
+            is_secret = any(each in name.lower() for each in _SECRET_OPTIONS)
+        if not is_secret or part in ("&", ";", ""):
+            shown.append(part)
+        else:  # what has no name goes on with the secret before it
+            shown.append(f"{name}={MASK}" if equals else MASK)
+    return f"{head}?{''.join(shown)}"
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):

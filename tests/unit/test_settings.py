@@ -107,6 +107,26 @@ def test_a_text_without_passwords_stays_as_it_is(text: str) -> None:
     assert mask_passwords(text) == text
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (
+            "mongodb://h/chat?tls=true&tlsCertificateKeyFilePassword=hunter2&replicaSet=a",
+            f"mongodb://h/chat?tls=true&tlsCertificateKeyFilePassword={MASK}&replicaSet=a",
+        ),
+        (
+            "mongodb://u:hunter2@h/?AUTHMECHANISMPROPERTIES=AWS_SESSION_TOKEN:hunter2;authSource=b",
+            f"mongodb://u:{MASK}@h/?AUTHMECHANISMPROPERTIES={MASK};authSource=b",
+        ),
+        ("redis://h:1/0?ssl_password=hunter2", f"redis://h:1/0?ssl_password={MASK}"),
+        ("mongodb://h/?password=a&hunter2&tls=true", f"mongodb://h/?password={MASK}&{MASK}&tls=true"),
+    ],
+)
+def test_no_option_of_a_url_that_is_a_secret_is_left(url: str, shown: str) -> None:
+    assert mask_passwords(f"see {url} and go") == f"see {shown} and go"
+    assert mask_passwords(shown) == shown
+
+
 def test_accounts_are_on_unless_switched_off() -> None:
     enabled = [AuthSettings(accounts=accounts).accounts_enabled for accounts in (None, True, False)]
     assert enabled == [True, True, False]

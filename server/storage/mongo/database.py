@@ -116,6 +116,12 @@ class Database:
         except (PyMongoError, TimeoutError) as error:
             await self.close()
             raise self._refusal(error) from None
+        except OSError as error:
+            await self.close()
+            raise StoreRefusedError(
+                f"a file that the URL names (tlsCAFile, tlsCertificateKeyFile) is not one to use "
+                f"({type(error).__name__}), or its password is wrong."
+            ) from None
         if self._client.options.direct_connection and members_of(hello) > 1:
             await self.close()
             # The driver would take whatever a member answers, also when another one is the primary.

@@ -118,6 +118,14 @@ async def test_a_url_that_is_none_is_refused_without_showing_it(
     assert PASSWORD not in str(raised.value) + caplog.text
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_a_file_of_the_url_that_cannot_be_read_is_named_without_its_password(driver: Driver) -> None:
+    options = f"tls=true&tlsCertificateKeyFile=/nowhere&tlsCertificateKeyFilePassword={PASSWORD}"
+    with pytest.raises(StoreRefusedError, match="tlsCertificateKeyFile") as raised:
+        await MongoStorage(f"mongodb://127.0.0.1:1/?{options}", driver=driver, timeout_s=0.5).open()
+    assert PASSWORD not in str(raised.value)
+
+
 async def test_a_wrong_password_is_refused_with_the_reason(url: str) -> None:
     head, _, rest = url.partition("://")
     with pytest.raises(StoreRefusedError, match="the user or the password") as raised:
