@@ -88,6 +88,11 @@ class Message(Struct, frozen=True, kw_only=True):
     deleted_at: int | None = None
     content_rev: int
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether its text was taken away by a deletion which this state does not have yet."""
+        return self.deleted_at is None and not self.content and not self.attachments
+
 
 class Change(Struct, frozen=True, kw_only=True):
     """One entry of a room's insert-only log.

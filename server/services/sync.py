@@ -190,7 +190,9 @@ class SyncService:
             return None
         entries = await self._log.changes_after(room_id, rev, head_rev - rev)
         last = {entry.message.seq: entry for entry in entries if entry.rev <= head_rev}
-        return sorted(last.values(), key=lambda entry: entry.rev)
+        # One that was deleted after the head was read comes with its deletion.
+        shown = [entry for entry in last.values() if not entry.message.is_blank]
+        return sorted(shown, key=lambda entry: entry.rev)
 
     async def _newest(self, room_id: str, head: Head) -> list[Message]:
         first = max(1, head.last_seq - NEWEST_MESSAGES + 1)

@@ -223,7 +223,15 @@ class MongoLog(LogStore):
         entries = self._reader.each(Entry, documents)
         wanted = {id_of(each.room_id, each.content_rev) for each in entries if needs_body(each)}
         bodies = self._reader.each(Entry, [each for each in read if each["_id"] in wanted])
-        return [change.message for change in await self._changes(entries, bodies)]
+        messages = [change.message for change in await self._changes(entries, bodies)]
+        # Its entry was read, then it was deleted, then its text was to be read: now its last entry says so.
+        places = {(each.room_id, each.seq) for each in messages if each.is_blank}
+        if not places:
+            return messages
+        newest = await self._newest(("room_id", "seq"), list(places))
+        changes = await self._changes(self._reader.each(Entry, newest.values()))
+        now = {(each.room_id, each.message.seq): each.message for each in changes}
+        return [now.get((each.room_id, each.seq), each) for each in messages]
 
     async def _changes(self, entries: Sequence[Entry], bodies: Sequence[Entry] = ()) -> list[Change]:
         known = {(each.room_id, each.rev): each for each in (*entries, *bodies)}

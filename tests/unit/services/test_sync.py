@@ -54,6 +54,25 @@ async def test_a_room_whose_log_cannot_be_read_is_left_out_and_nothing_else_is(
         await people.messages.history("ana", History(room_id=broken))
 
 
+async def test_a_message_that_is_deleted_meanwhile_is_not_shown_without_its_text(
+    people: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (room_id,) = await make_rooms(people, 1, ["kept", "a secret"])
+    given = people.storage.changes_after
+    gone = (await people.storage.messages_between(room_id, 2, 2))[0]
+
+    async def changes_after(room_id: str, rev: int, limit: int) -> list[Change]:
+        await people.messages.delete("juan", DeleteMessage(room_id=room_id, message_id=gone.id))
+        return await given(room_id, rev, limit)
+
+    monkeypatch.setattr(people.storage, "changes_after", changes_after)
+    page = await first_page(people, {room_id: 0})
+    assert [(each.content, each.deleted_at) for each in page.rooms[0].changes] == [("kept", None)]
+    monkeypatch.setattr(people.storage, "changes_after", given)
+    later = await first_page(people, {room_id: page.rooms[0].rev})
+    assert [(each.id, each.deleted_at is None) for each in later.rooms[0].changes] == [(gone.id, False)]
+
+
 async def test_somebody_without_rooms_is_up_to_date(people: Site) -> None:
     page = await first_page(people, {"unknown": 4})
     assert (page.rooms, page.left, page.online, page.next) == ([], ["unknown"], [], None)

@@ -97,6 +97,31 @@ async def test_what_was_stored_without_an_answer_is_followed_up_once_it_is_found
     assert await inside.members.count_documents({"_id": "room:juan", "last_read_seq": 1}) == 1
 
 
+async def test_a_message_that_is_deleted_while_it_is_read_is_shown_as_deleted(
+    storage: MongoStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = message_change("room", 1, content="a secret"), message_change("room", 2, seq=2)
+    like = react_change(first.message, 3, by="ana", last_seq=2)
+    gone = delete_change(like.message, 4, last_seq=2)
+    await storage.append([first, other, like])
+    given = storage._database.find
+    asked = 0
+
+    async def find(*args: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        found = await given(*args, **options)
+        if asked == 1:  # its last entry is the reaction; the text stands in the first one
+            await storage.append([gone])
+        return found
+
+    monkeypatch.setattr(storage._database, "find", find)
+    assert await storage.messages_at([("room", 1), ("room", 2)]) == {
+        ("room", 1): gone.message,
+        ("room", 2): other.message,
+    }
+
+
 async def test_no_read_fails_whatever_is_broken_in_an_entry(storage: MongoStorage, inside: Inside) -> None:
     log = [message_change("room", 1, attachments=({"id": "1"},))]
     log.append(react_change(log[0].message, 2, by="ana"))
