@@ -3,10 +3,10 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from server.domain.errors import UnavailableError
-from server.storage.mongo.database import Database
+from server.storage.mongo.database import Database, Document
 
 ABANDONED_AFTER_S = 6.0
 """A lock that stands so long has no holder any more: its commands take less."""
@@ -26,7 +26,7 @@ async def locked(database: Database, name: str) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     seen, start_s = None, loop.time()
     since_s = start_s
-    while not await database.insert("meta", lock):
+    while not await _take(database, lock):
         present = await database.find_one("meta", {"_id": lock["_id"]})
         holder = {"_id": lock["_id"], "holder": present.get("holder")} if present else None
         if holder != seen:
@@ -39,4 +39,19 @@ async def locked(database: Database, name: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        await _give_back(database, lock)
+
+
+async def _take(database: Database, lock: Document) -> bool:
+    taking = asyncio.ensure_future(database.insert("meta", lock))
+    try:
+        return await asyncio.shield(taking)
+    except BaseException:  # cancelled, or unanswered: it may be taken, or about to be, for nobody
+        await asyncio.gather(taking, return_exceptions=True)
+        await _give_back(database, lock)
+        raise
+
+
+async def _give_back(database: Database, lock: Document) -> None:
+    with suppress(UnavailableError):  # then it is taken over; what was done under it is done
         await database.delete("meta", lock)

@@ -10,6 +10,7 @@ from server.domain.errors import UnavailableError
 from server.storage.mongo import lock
 from server.storage.mongo.lock import locked
 from server.storage.mongo.store import MongoStorage
+from tests.unit.storage.mongo.held import holding
 
 Inside = AsyncDatabase[dict[str, Any]]
 
@@ -36,6 +37,29 @@ async def test_a_lock_whose_holder_is_gone_is_taken_over_and_given_back(
     async with locked(storage._database, "room"):
         pass
     assert await inside.meta.count_documents({"_id": "lock:room"}) == 0
+
+
+async def test_who_is_cancelled_while_taking_it_leaves_no_lock(storage: MongoStorage, inside: Inside) -> None:
+    async def enter() -> None:
+        async with locked(storage._database, "room"):
+            pytest.fail("it was cancelled before")
+
+    entering = asyncio.create_task(enter())
+    for _ in range(3):  # the insert is on its way
+        await asyncio.sleep(0)
+    assert storage._database._calls
+    entering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    await storage.close()  # which waits for what is on its way
+    assert await inside.meta.count_documents({"_id": "lock:room"}) == 0
+
+
+async def test_what_was_done_holds_when_the_lock_cannot_be_given_back(storage: MongoStorage) -> None:
+    with holding(storage, "delete", "meta", is_late=True) as held:
+        async with locked(storage._database, "room"):
+            pass
+        await held.land()
 
 
 async def test_whom_others_keep_waiting_is_told_so(
