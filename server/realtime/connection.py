@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 from server.realtime import packets
 from server.realtime.application import Application, RefusedError, TransportClosedError
+from server.realtime.backlog import Backlog
 from server.realtime.event_queue import Event, EventQueue
 from server.realtime.packet_log import Stay
 from server.realtime.packets import Encoded, EventPacket, Packet, UnencodableError
 from server.realtime.recovery import Recovery, Trail
 from server.realtime.replay import Replay
 from server.realtime.rooms import Rooms
-from server.realtime.session import MAX_UNSENT_FRAMES, NOT_BY_US, RECOVERABLE, Options, Reason, Session
+from server.realtime.session import NOT_BY_US, RECOVERABLE, Options, Reason, Session
 from server.telemetry import get_logger, new_error_id
 
 log = get_logger(__name__)
@@ -89,8 +90,7 @@ class Connection:
         self._phase = _State.CONNECTING
         self._reason = Reason.TRANSPORT_CLOSE
         self._connecting: asyncio.Task[None] | None = None
-        self._held: list[Encoded] = []
-        self._held_bytes = 0
+        self._backlog = Backlog(options)
         self._events = EventQueue(self._handle, spawn=owner.spawn, idle=self._became_idle, options=options)
 
     # For the application
@@ -122,7 +122,7 @@ class Connection:
                 self.deliver(packet, offset)
         elif self._replay is not None and self._phase is not _OPEN:
             ahead = packet.marked(self._recovery.offset(self._replay.position))
-            (self._held.append if self.is_connecting else self._session.send)(ahead)
+            (self._hold_back if self.is_connecting else self._session.send)(ahead)
         else:
             self.deliver(packet, self._recovery.offset())
 
@@ -199,18 +199,14 @@ class Connection:
             if not (volatile and self._session.is_behind):
                 self._session.send(packet.plain() if self._trail is None else packet.marked(offset))
         elif self.is_connecting and not (volatile or self.is_recovered):
-            if self._held_bytes >= self._options.max_buffer_bytes or len(self._held) >= MAX_UNSENT_FRAMES:
-                self._session.abort(Reason.SLOW_CONSUMER)
-                return
-            self._held.append(packet.plain() if self._trail is None else packet.marked(offset))
-            self._held_bytes += packet.size_bytes
+            self._hold_back(packet.plain() if self._trail is None else packet.marked(offset))
 
     def end(self, reason: Reason) -> None:
         """End in this moment; the application hears of it when it has finished what runs."""
         if not self.is_open:
             return
         was_connecting, self._phase, self._reason = self.is_connecting, _State.ENDED, reason
-        self._held.clear()
+        self._backlog.take()
         stays = self._rooms.leave_all(self)
         if trail := self._claimed or self._trail:
             self._part_with(trail, stays, was_connecting=was_connecting)
@@ -221,6 +217,10 @@ class Connection:
                 self._connecting.cancel()
         elif not self._events.is_working:
             self._owner.spawn(self._tell_ended())
+
+    def _hold_back(self, packet: Encoded) -> None:
+        if not self._backlog.add(packet):
+            self._session.abort(Reason.SLOW_CONSUMER)
 
     def _part_with(self, trail: Trail, stays: dict[str, Stay | None], *, was_connecting: bool) -> None:
         """Keep for later what somebody may come back for."""
@@ -307,9 +307,8 @@ class Connection:
             self._phase = _State.REPLAYING
         else:
             self._open()
-        held, self._held = self._held, []
         pid = self._trail.pid if self._trail is not None else None
-        for packet in (packets.encode_connect(self.namespace, self.sid, pid), *held):
+        for packet in (packets.encode_connect(self.namespace, self.sid, pid), *self._backlog.take()):
             self._session.send(packet)
         self._owner.opened(self)
         try:

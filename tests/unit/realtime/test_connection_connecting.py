@@ -238,6 +238,30 @@ async def test_what_is_held_back_is_bounded() -> None:
     assert world.application.named("disconnected") == [("slow consumer",)]
 
 
+async def test_what_goes_ahead_of_what_was_missed_is_bounded_too() -> None:
+    async def decide(connection: Connection, _auth: object) -> None:
+        if not connection.is_recovered:
+            return
+        for _ in range(MAX_UNSENT_FRAMES):
+            connection.emit("a", {}, is_kept=False)
+        assert connection.is_open
+        connection.emit("a", {}, is_kept=False)
+        assert not connection.is_open
+
+    left = World(Recorder(decide))
+    left.connection.begin({"recovery": True})
+    await left.settled()
+    assert left.connection._trail is not None
+    left.session.abort(Reason.TRANSPORT_CLOSE)
+    await left.settled()
+    back = World(Recorder(decide))
+    back.connection._recovery = left.recovery
+    back.connection.begin({"recovery": True, "pid": left.connection._trail.pid})
+    await back.settled()
+    assert back.connection.is_recovered
+    assert back.ends == [Reason.SLOW_CONSUMER]
+
+
 async def test_a_failure_of_connected_closes_the_transport() -> None:
     class Failing(Recorder):
         def connected(self, connection: Connection) -> None:
