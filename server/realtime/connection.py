@@ -47,10 +47,6 @@ class _State(Enum):
     ENDED = auto()
 
 
-# Looked at for each recipient of each event.
-_OPEN = _State.OPEN
-
-
 class Connection:
     """One client socket in one namespace, from its CONNECT to its end.
 
@@ -76,6 +72,8 @@ class Connection:
         self.request: Any = session.request
         self.state: Any = None
         self.is_recovered = False
+        # Whether it is sent offsets.
+        self.is_marked = False
         self._session = session
         self._application = application
         self._rooms = rooms
@@ -120,7 +118,7 @@ class Connection:
             offset = self._recovery.record_own(packet, self._trail)
             if offset is not None:
                 self.deliver(packet, offset)
-        elif self._replay is not None and self._phase is not _OPEN:
+        elif self._replay is not None and self._phase is not _State.OPEN:
             ahead = packet.marked(self._recovery.offset(self._replay.position))
             (self._hold_back if self.is_connecting else self._session.send)(ahead)
         else:
@@ -180,7 +178,7 @@ class Connection:
     def answered(self) -> None:
         """Its client has answered a ping."""
         # One sent while it came back says nothing of what was to follow.
-        if self._trail is not None and self._phase is _OPEN:
+        if self._trail is not None and self._phase is _State.OPEN:
             at_s = self._session.received_until_s
             if at_s > self._opened_at_s:
                 self._recovery.answered(self._trail, at_s)
@@ -195,11 +193,15 @@ class Connection:
 
         `offset` is the event's, or the newest one if it is volatile, where recovery is in use.
         """
-        if self._phase is _OPEN:
+        if self._phase is _State.OPEN:
             if not (volatile and self._session.is_behind):
-                self._session.send(packet.plain() if self._trail is None else packet.marked(offset))
+                self._session.send(packet.marked(offset) if self.is_marked else packet.plain())
         elif self.is_connecting and not (volatile or self.is_recovered):
-            self._hold_back(packet.plain() if self._trail is None else packet.marked(offset))
+            self._hold_back(packet.marked(offset) if self.is_marked else packet.plain())
+
+    def find_free(self) -> asyncio.Transport | None:
+        """What it is written to, if it is open, on a websocket and idle: see `Outlet.find_free`."""
+        return self._session.outlet.find_free() if self._phase is _State.OPEN else None
 
     def end(self, reason: Reason) -> None:
         """End in this moment; the application hears of it when it has finished what runs."""
@@ -240,7 +242,11 @@ class Connection:
             owner = await self._application.authenticate(self, auth)
             # An application may have gone on although the connection ended.
             if self.is_open and (auth.get("recovery") is True or auth.get("recovery") == "true"):
-                self._trail = await self._take_back(owner, pid, offset) or self._begin_trail(owner)
+                trail = await self._take_back(owner, pid, offset)
+                self._trail = trail or self._recovery.begin(self.sid, owner)
+            if self._trail is not None:
+                self.is_marked = True
+                self._hold(self._trail)
             await self._application.connect(self, auth)
             if self._trail and self._replay and not self._replay.is_complete():
                 self._connecting = None
@@ -253,12 +259,6 @@ class Connection:
             self._accept()
         else:
             self._owner.spawn(self._tell_ended())
-
-    def _begin_trail(self, owner: str) -> Trail | None:
-        trail = self._recovery.begin(self.sid, owner)
-        if trail is not None:
-            self._hold(trail)
-        return trail
 
     def _hold(self, trail: Trail) -> None:
         trail.abandon = self._abandon
@@ -327,7 +327,7 @@ class Connection:
             self._forsake(trail)
 
     def _open(self) -> None:
-        self._phase, self._opened_at_s = _OPEN, asyncio.get_running_loop().time()
+        self._phase, self._opened_at_s = _State.OPEN, asyncio.get_running_loop().time()
 
     def _forsake(self, trail: Trail) -> None:
         """It can be given what it missed no more: it shall begin anew."""

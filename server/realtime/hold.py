@@ -16,6 +16,8 @@ class Hold:
 
     def __init__(self) -> None:
         self.is_on = False
+        self.doubts = 0
+        """How often it was found that a client has much to take that may have been taken for idle."""
         self._writes: list[Callable[[], None]] = []
 
     def begin(self) -> None:

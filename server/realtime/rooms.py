@@ -1,6 +1,6 @@
 """Who is in which room."""
 
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Generic, TypeVar
 
 from server.realtime.packet_log import Stay
@@ -12,6 +12,8 @@ class Rooms(Generic[Member]):
     """Members by room and rooms by member, so that leaving costs O(own rooms), however many there are."""
 
     def __init__(self) -> None:
+        self.changed: Callable[[str], object] = _nothing
+        """Called whenever somebody has entered a room, or left it."""
         # A dict without values: a set that keeps its order.
         self._members: dict[str, dict[Member, None]] = {}
         self._rooms: dict[Member, dict[str, Stay | None]] = {}
@@ -20,10 +22,12 @@ class Rooms(Generic[Member]):
         """Put a member into a room, where it may be already. `stay` is for who wants to know it later."""
         self._members.setdefault(room, {})[member] = None
         self._rooms.setdefault(member, {})[room] = stay
+        self.changed(room)
 
     def leave(self, member: Member, room: str) -> Stay | None:
         """Take a member out of a room, where it need not be."""
         _drop(self._members, room, member)
+        self.changed(room)
         return _drop(self._rooms, member, room)
 
     def leave_all(self, member: Member) -> dict[str, Stay | None]:
@@ -31,6 +35,7 @@ class Rooms(Generic[Member]):
         rooms = self._rooms.pop(member, {})
         for room in rooms:
             _drop(self._members, room, member)
+            self.changed(room)
         return rooms
 
     def has(self, member: Member, room: str) -> bool:
@@ -71,3 +76,7 @@ def _drop(index: dict[_Key, dict[_Item, _Value]], key: _Key, item: _Item) -> _Va
     if not items:
         index.pop(key, None)
     return value
+
+
+def _nothing(room: str) -> None:
+    """Nobody wants to know."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from server.realtime import packets
 from server.realtime.application import Application, RefusedError, TransportClosedError
+from server.realtime.broadcast import Broadcast
 from server.realtime.client import Client, Namespace
 from server.realtime.connection import Connection
 from server.realtime.recovery import Recovery, RecoveryOptions
@@ -39,6 +40,7 @@ class Server:
         self.namespaces: dict[str, Namespace] = {}
         self.unknown_namespace: dict[str, object] = {"message": "Invalid namespace"}
         self._engine = Engine(options, lambda session: Client(session, self))
+        self._broadcasts: dict[str, Broadcast[Connection]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def register(
@@ -61,6 +63,11 @@ class Server:
             ping_s = self.options.ping_interval_s + self.options.ping_timeout_s
             recovery = Recovery(self.options.recovery, ping_s=ping_s)
         self.namespaces[namespace] = Namespace(application, recovery)
+        self._broadcasts[namespace] = Broadcast(
+            self.namespaces[namespace].rooms,
+            self._engine.hold,
+            max_buffer_bytes=self.options.max_buffer_bytes,
+        )
         if unknown_namespace_message is not None:
             data = unknown_namespace_data or {"code": "not_found", "retry": "never"}
             self.unknown_namespace = {"message": unknown_namespace_message, "data": data}
@@ -83,20 +90,18 @@ class Server:
         """
         if not rooms or isinstance(rooms, str) or isinstance(except_rooms, str):
             raise ValueError("an emit names its rooms, as a collection")
-        recipients = self.namespaces[namespace].rooms.members(rooms, except_rooms)
         recovery = self.namespaces[namespace].recovery
-        if not recipients and (volatile or not recovery.is_used):
+        is_kept = recovery.is_used and not volatile
+        if not is_kept and not any(map(self.namespaces[namespace].rooms.has_members, rooms)):
             return
         packet = packets.encode_event(namespace, event, data)
-        is_kept = recovery.is_used and not volatile
+        # Nothing is awaited from here on: what a client is sent is in the order of the offsets.
         offset = (
             recovery.record(packet, frozenset(rooms), frozenset(except_rooms))
             if is_kept
             else recovery.offset()
         )
-        # Nothing is awaited from here on: what a client is sent is in the order of the offsets.
-        for connection in recipients:
-            connection.deliver(packet, offset, volatile=volatile)
+        self._broadcasts[namespace].send(packet, offset, rooms, except_rooms, volatile=volatile)
 
     def deliver(
         self,
@@ -109,8 +114,7 @@ class Server:
         volatile: bool = False,
     ) -> None:
         """As `emit`, for a packet that a bus has encoded and given its offset, and that is not to be kept."""
-        for connection in self.namespaces[namespace].rooms.members(rooms, except_rooms):
-            connection.deliver(packet, offset, volatile=volatile)
+        self._broadcasts[namespace].send(packet, offset, rooms, except_rooms, volatile=volatile)
 
     def hold(self) -> None:
         """Write what each client is sent from now on together, before anything is done that is waited for."""

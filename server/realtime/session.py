@@ -13,6 +13,7 @@ from engineio import packet as engineio_packet
 from server.realtime import packets
 from server.realtime.heartbeat import Heartbeat
 from server.realtime.hold import Hold
+from server.realtime.outlet import Outlet
 from server.realtime.packets import Encoded, Frame, InvalidPacketError
 from server.realtime.recovery import RecoveryOptions
 
@@ -20,8 +21,6 @@ from server.realtime.recovery import RecoveryOptions
 MAX_UNSENT_FRAMES = 4_096
 # How long a client may take to fetch what was queued for it before its session ended.
 LINGER_S = 5.0
-# What a websocket is sent in one moment always waits for the next: less than this is not behind.
-_BEHIND_BYTES = 65_536
 _PING = packets.encoded(packets.PING)
 
 
@@ -102,7 +101,8 @@ class Session:
     """One client's Engine.IO session.
 
     It is open until either side ends it; then it lingers at most LINGER_S, so that the client can take what
-    was queued. `request` is the handshake's. `receiver` has to be set before anything is received.
+    was queued. `request` is the handshake's. `receiver` has to be set before anything is received. `outlet`
+    is open once a websocket serves it and all that was queued has been written.
     """
 
     receiver: Receiver
@@ -114,7 +114,7 @@ class Session:
         self.request = request
         self.is_open = True
         self._options = options
-        self._max_buffer_bytes = options.max_buffer_bytes
+        self.outlet = Outlet(hold or Hold(), options.max_buffer_bytes)
         self._forget = forget
         self._is_over = False
         self._unsent: deque[Frame] = deque()
@@ -123,12 +123,6 @@ class Session:
         self._deadline: asyncio.TimerHandle | None = None
         self._is_polled = False
         self._is_websocket = False
-        # What lies under the websocket, once all that was queued has been written to it.
-        self._tcp: asyncio.Transport | None = None
-        # What is to be written to it together.
-        self._hold = hold or Hold()
-        self._held: list[bytes] = []
-        self._held_bytes = 0
         self._heartbeat = Heartbeat(
             interval_s=options.ping_interval_s,
             timeout_s=options.ping_timeout_s,
@@ -154,9 +148,7 @@ class Session:
     @property
     def is_behind(self) -> bool:
         """Whether the client has not taken yet what it was sent before."""
-        if self._tcp is None:
-            return bool(self._unsent)
-        return self._tcp.get_write_buffer_size() + self._held_bytes > _BEHIND_BYTES
+        return self.outlet.is_behind if self.outlet.is_open else bool(self._unsent)
 
     @property
     def received_until_s(self) -> float:
@@ -167,19 +159,11 @@ class Session:
         """Send it or queue it; nothing happens once it has ended. A client that is too slow is cut off."""
         if not self.is_open:
             return
-        tcp = self._tcp
-        if tcp is not None:
-            # One that is lost raises on uvloop; its reader ends the session in a moment.
-            if tcp.is_closing():
-                return
-            if tcp.get_write_buffer_size() + self._held_bytes >= self._max_buffer_bytes:
+        if self.outlet.is_open:
+            if not self.outlet.send(packet.wire):
                 self.abort(Reason.SLOW_CONSUMER)
-            elif self._hold.is_on:
-                self._keep(packet.wire)
-            else:
-                tcp.write(packet.wire)
             return
-        if self._unsent_bytes >= self._max_buffer_bytes or len(self._unsent) >= MAX_UNSENT_FRAMES:
+        if self._unsent_bytes >= self._options.max_buffer_bytes or len(self._unsent) >= MAX_UNSENT_FRAMES:
             self.abort(Reason.SLOW_CONSUMER)
             return
         self._unsent.extend(packet.frames)
@@ -227,27 +211,16 @@ class Session:
 
     async def drained(self) -> None:
         """Return once the client has taken most of what was queued, or has gone."""
-        self._write_held()
+        self.outlet.flush()
         while self.is_open and self._unsent:
             self._changed.clear()
             await self._changed.wait()
-
-    def _keep(self, wire: bytes) -> None:
-        if not self._held:
-            self._hold.add(self._write_held)
-        self._held.append(wire)
-        self._held_bytes += len(wire)
-
-    def _write_held(self) -> None:
-        held, self._held, self._held_bytes = b"".join(self._held), [], 0
-        if held and self._tcp is not None and not self._tcp.is_closing():
-            self._tcp.write(held)
 
     def _end(self, reason: Reason) -> bool:
         if not self.is_open:
             return False
         # Ahead of the close frame.
-        self._write_held()
+        self.outlet.flush()
         self.is_open = False
         self._heartbeat.stop()
         self.receiver.closed(reason)
@@ -267,8 +240,7 @@ class Session:
 
     def _cut(self) -> None:
         self._finish()
-        if self._tcp is not None:
-            self._tcp.abort()
+        self.outlet.abort()
 
     def _give_up(self) -> None:
         # A poll that is held open wants an answer; a client that does not even poll takes nothing.

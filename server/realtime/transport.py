@@ -113,13 +113,10 @@ class Transport(Session):
         self._is_websocket = True
         self._websocket_request = request
         tcp = request.transport
-        if tcp is not None:
-            # So that `drained` waits before the bound on unsent bytes is near.
-            tcp.set_write_buffer_limits(min(_HIGH_WATER_BYTES, self._options.max_buffer_bytes // 2))
-            tcp.write(packets.encoded(*self._take_unsent()).wire)
-            self._tcp = tcp
-        self._changed.set()
         try:
+            if tcp is not None:
+                self._open(tcp)
+            self._changed.set()
             async with asyncio.timeout(None) as self._awaited:
                 await self._read(websocket)
         except TimeoutError:
@@ -135,6 +132,12 @@ class Transport(Session):
                 await websocket.close()
             finally:
                 self._finish()
+
+    def _open(self, tcp: asyncio.Transport) -> None:
+        # So that `drained` waits before the bound on unsent bytes is near.
+        tcp.set_write_buffer_limits(min(_HIGH_WATER_BYTES, self._options.max_buffer_bytes // 2))
+        tcp.write(packets.encoded(*self._take_unsent()).wire)
+        self.outlet.open(tcp)
 
     async def drained(self) -> None:
         """As above; below a websocket it is the system that takes it."""

@@ -185,6 +185,5 @@ async def crash(node: Node) -> None:
     node.bus._tasks.clear()
     await stop(tasks)
     for transport in list(node.site.server._engine._transports.values()):
-        assert transport._tcp is not None
-        transport._tcp.abort()
+        transport.outlet.abort()
     await eventually(lambda: not node.site.server._engine._transports)

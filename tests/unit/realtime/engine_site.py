@@ -76,7 +76,7 @@ class EngineSite:
         assert await socket.receive() == "3probe"
         assert await polling == ["6"]
         await socket.send("5")
-        await eventually(lambda: self.echoes[-1].transport._tcp)
+        await eventually(lambda: self.echoes[-1].transport.outlet.is_open)
         return socket
 
     async def socket(self, *, sid: str | None = None) -> Socket:

@@ -31,7 +31,7 @@ async def test_it_ends_by_itself_and_does_nothing_twice() -> None:
 async def test_what_is_sent_while_it_is_held_is_written_together_and_in_order() -> None:
     session, _, wire = on_wire()
     first, second, last = (encoded(Frame(b"4%d" % number)) for number in range(3))
-    session._hold.begin()
+    session.outlet._hold.begin()
     session.send(first)
     session.send(second)
     assert wire.written == []
@@ -45,7 +45,7 @@ async def test_what_is_sent_while_it_is_held_is_written_together_and_in_order() 
 async def test_what_is_held_is_written_before_the_client_is_waited_for() -> None:
     session, _, wire = on_wire()
     packet = encoded(Frame(b"4"))
-    session._hold.begin()
+    session.outlet._hold.begin()
     session.send(packet)
     await session.drained()
     assert wire.written == [packet.wire]
@@ -56,7 +56,7 @@ async def test_what_is_held_is_written_before_the_client_is_waited_for() -> None
 
 async def test_what_is_held_is_not_written_to_a_transport_that_is_lost() -> None:
     session, _, wire = on_wire()
-    session._hold.begin()
+    session.outlet._hold.begin()
     session.send(encoded(Frame(b"4")))
     wire.is_lost = True
     await asyncio.sleep(0)
@@ -67,7 +67,7 @@ async def test_what_is_held_is_not_written_to_a_transport_that_is_lost() -> None
 async def test_what_is_held_counts_as_unsent() -> None:
     session, upstairs, wire = on_wire()
     packet = encoded(Frame(b"4" * OPTIONS.max_buffer_bytes))
-    session._hold.begin()
+    session.outlet._hold.begin()
     session.send(packet)
     session.send(packet)
     assert upstairs.reasons == [Reason.SLOW_CONSUMER]
@@ -78,7 +78,7 @@ async def test_what_is_held_is_written_before_the_session_ends() -> None:
     """The close frame follows at once, and nothing may come behind it."""
     session, _, wire = on_wire()
     packet = encoded(Frame(b"4"))
-    session._hold.begin()
+    session.outlet._hold.begin()
     session.send(packet)
     session.close(Reason.FORCED_CLOSE)
     assert wire.written == [packet.wire]

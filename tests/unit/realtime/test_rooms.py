@@ -90,3 +90,15 @@ def test_leaving_costs_the_rooms_of_one_member_only() -> None:
     before = Counting.touched
     rooms.leave_all(members[0])
     assert Counting.touched - before < 20
+
+
+def test_every_change_of_a_room_is_told() -> None:
+    rooms: Rooms[int] = Rooms()
+    told: list[str] = []
+    rooms.changed = told.append
+    rooms.enter(1, "a")
+    rooms.enter(1, "b")
+    rooms.leave(1, "a")
+    rooms.enter(1, "c")
+    rooms.leave_all(1)
+    assert told == ["a", "b", "a", "c", "b", "c"]

@@ -6,8 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from server.realtime import packets
+from server.realtime.outlet import BEHIND_BYTES
 from server.realtime.packets import Encoded, Frame, InvalidPacketError, encoded
-from server.realtime.session import _BEHIND_BYTES, MAX_UNSENT_FRAMES, Options, Reason, Session
+from server.realtime.session import MAX_UNSENT_FRAMES, Options, Reason, Session
 from tests.conformance.wire import eventually
 
 OPTIONS = Options(ping_interval_s=0.5, ping_timeout_s=0.25, max_buffer_bytes=100)
@@ -81,7 +82,8 @@ class Wire(asyncio.Transport):
 def on_wire(options: Options = OPTIONS) -> tuple[Session, Upstairs, Wire]:
     """A session that is served by a websocket."""
     session, upstairs, _ = begin(options)
-    session._tcp = wire = Wire()
+    wire = Wire()
+    session.outlet.open(wire)
     return session, upstairs, wire
 
 
@@ -187,7 +189,7 @@ async def test_a_websocket_that_is_lost_is_not_written_to() -> None:
 async def test_a_websocket_is_behind_when_more_than_a_burst_is_unsent() -> None:
     session, _, _ = on_wire(Options())
     behind = [session.is_behind]
-    for size_bytes in (_BEHIND_BYTES - 4, 1):
+    for size_bytes in (BEHIND_BYTES - 4, 1):
         session.send(packet(size_bytes))
         behind.append(session.is_behind)
     assert behind == [False, False, True]

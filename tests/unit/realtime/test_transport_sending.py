@@ -92,8 +92,7 @@ async def send_until_the_loss_is_known() -> None:
     async with running() as site:
         await site.socket()
         transport = site.echoes[0].transport
-        assert transport._tcp is not None
-        transport._tcp.abort()
+        transport.outlet.abort()
         while transport.is_open:
             transport.send(encoded(Frame(b"4x")))
             await asyncio.sleep(0)
