@@ -286,7 +286,8 @@ def encode_ack(namespace: str, ack_id: int, result: object) -> Encoded:
 
 def _encode(packet_type: int, namespace: str, data: object, ack_id: int | None = None) -> list[Frame]:
     try:
-        packet = _Codec(packet_type, data=data, namespace=namespace, id=ack_id).encode()
+        is_binary = _holds_bytes(data)
+        packet = _Codec(packet_type, data=data, namespace=namespace, id=ack_id, binary=is_binary).encode()
         parts = [packet] if isinstance(packet, str) else packet
         return [
             _text(engineio_packet.MESSAGE, part)
@@ -298,6 +299,15 @@ def _encode(packet_type: int, namespace: str, data: object, ack_id: int | None =
         raise UnencodableError("a lone surrogate cannot be sent") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise UnencodableError(f"cannot be sent: {error}") from None
+
+
+def _holds_bytes(value: object) -> bool:
+    """As the codec would find out itself, which takes it as long as all the rest."""
+    if isinstance(value, dict):
+        return any(map(_holds_bytes, value.values()))
+    if isinstance(value, list):
+        return any(map(_holds_bytes, value))
+    return isinstance(value, (bytes, bytearray))
 
 
 # JSON
