@@ -30,6 +30,8 @@ RESERVED_EVENTS = frozenset(
 MAX_ATTACHMENTS = 10
 
 _SEPARATOR = "\x1e"
+# A Socket.IO packet up to its data: type, number of attachments, namespace, id.
+_HEAD = re.compile(r"[0-9](?:[0-9]+-)?(?:(/[^,]*),?)?[0-9]*")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -102,7 +104,8 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
     """One Socket.IO packet of a client, whole and valid.
 
     `type` is CONNECT, DISCONNECT, EVENT or ACK (binary ones are these, with bytes inside `data`). `data` is
-    an object for CONNECT, None for DISCONNECT, else a list; of an EVENT it begins with the event's name.
+    an object for CONNECT, None for DISCONNECT, a list for EVENT, which begins with the event's name, and a
+    list or None for ACK.
     """
 
     type: int
@@ -220,6 +223,11 @@ class Decoder:
         if not text or text[0] not in "012356":
             raise InvalidPacketError("unknown Socket.IO packet")
         packet = _Codec(encoded_packet=text)
+        head = _HEAD.match(text)
+        # The codec takes digits of any script, and a query out of the namespace's name.
+        if head is None or text[head.end() : head.end() + 1].isdigit():
+            raise InvalidPacketError("a number in other digits than 0 to 9")
+        packet.namespace = head[1]
         _check(packet)
         if packet.attachment_count == 0:
             return packet
@@ -246,7 +254,8 @@ def _check(packet: "_Codec") -> None:
         case socketio_packet.EVENT:
             valid = isinstance(data, list) and bool(data) and _is_event_name(data[0])
         case _:
-            valid = isinstance(data, list) and packet.id is not None
+            # One that nobody waits for is ignored; so is one without an id.
+            valid = data is None or isinstance(data, list)
     if not valid:
         raise InvalidPacketError("invalid payload")
 

@@ -40,7 +40,10 @@ AT_ANY_TIME = {
     "an event without data": ["42/chat,"],
     "an event named by a number": ["42/chat,[1]"],
     "an event named by a list": ['42/chat,[["echo"]]'],
-    "an ack without an id": ["43/chat,[]"],
+    "an ack numbered in other digits": ["43/chat,٢[]"],
+    "an event numbered in other digits": ['42/chat,٢["echo"]'],
+    "attachments counted in other digits": [f'45٢-/chat,["echo",{PLACEHOLDER}]'],
+    "an event of a namespace with a query": ['42/chat?x,["echo"]'],
     "an ack with an endless id": [f"43/chat,{'9' * 101}[]"],
     "an ack that is an object": ["43/chat,1{}"],
     "a binary event without attachments": ['45/chat,["echo"]'],
@@ -135,3 +138,17 @@ async def test_ten_attachments_are_taken(site: Site) -> None:
     await poller.connect()
     assert await poller.post(f'451-/chat,2["note",{PLACEHOLDER}]', "bAQI=") == (200, "ok")
     assert await poller.poll() == [f"461-/chat,2[{PLACEHOLDER}]", "bAQI="]
+
+
+@pytest.mark.parametrize("ack", ["43/chat,[]", "43/chat,7", "43/chat,", "43/chat,7[]"])
+async def test_an_ack_of_nothing_is_ignored(site: Site, ack: str) -> None:
+    socket = await site.connected()
+    await socket.send(ack, '42/chat,1["echo",2]')
+    assert await socket.receive() == "43/chat,1[[2]]"
+
+
+async def test_a_query_is_part_of_a_namespaces_name(site: Site) -> None:
+    socket = await site.connected()
+    await socket.send("40/chat?token=x,", '42/chat,1["echo",2]')
+    assert await socket.receive() == '44/chat?token=x,{"message":"Invalid namespace"}'
+    assert await socket.receive() == "43/chat,1[[2]]"
