@@ -8,7 +8,8 @@ from collections.abc import Callable
 class Heartbeat:
     """Calls `ping` `interval_s` after the start and after each pong, and `give_up` when a pong stays away.
 
-    `timeout_s` is the time for the pong. It does not run while paused: what is not read cannot be late.
+    `timeout_s` is the time for the pong. It does not run while paused, by however many: what is not read
+    cannot be late.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class Heartbeat:
         self._pinged_at_s = -math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._awaits_pong = False
-        self._is_paused = False
+        self._pauses = 0
         self._is_stopped = False
 
     def start(self) -> None:
@@ -45,15 +46,15 @@ class Heartbeat:
         return True
 
     def pause(self) -> None:
-        """The client is not being read."""
-        self._is_paused = True
+        """The client is not being read by one who would."""
+        self._pauses += 1
         if self._awaits_pong:
             self._cancel()
 
     def resume(self) -> None:
-        """It is read again, and has the whole time for an outstanding pong."""
-        self._is_paused = False
-        if self._awaits_pong:
+        """A pause is over. After the last one the client has the whole time for an outstanding pong."""
+        self._pauses -= 1
+        if self._awaits_pong and not self._pauses:
             self._call_later(self._timeout_s, self._give_up)
 
     def stop(self) -> None:
@@ -64,7 +65,7 @@ class Heartbeat:
     def _due(self) -> None:
         self._awaits_pong = True
         self._pinged_at_s = asyncio.get_running_loop().time()
-        if not self._is_paused:
+        if not self._pauses:
             self._call_later(self._timeout_s, self._give_up)
         self._ping()
 

@@ -206,8 +206,10 @@ class Session:
         """Return once the receiver takes more. To be awaited before the next frame is read."""
         if self.receiver.is_full:
             self._heartbeat.pause()
-            await self.receiver.wait_for_room()
-            self._heartbeat.resume()
+            try:
+                await self.receiver.wait_for_room()
+            finally:
+                self._heartbeat.resume()
 
     async def drained(self) -> None:
         """Return once the client has taken most of what was queued, or has gone."""

@@ -108,6 +108,19 @@ async def test_a_pause_that_began_before_the_ping_counts_too(calls: Calls) -> No
     await calls.until("ping", "ping")
 
 
+async def test_it_stands_still_until_every_pause_is_over(calls: Calls) -> None:
+    """A POST may still wait for room when the websocket that followed it does."""
+    calls.heartbeat.start()
+    await calls.until("ping")
+    calls.heartbeat.pause()
+    calls.heartbeat.pause()
+    calls.heartbeat.resume()
+    await passed(2)
+    assert calls.seen == ["ping"]
+    calls.heartbeat.resume()
+    await calls.until("ping", "give up")
+
+
 async def test_nothing_is_called_after_the_stop(calls: Calls) -> None:
     calls.heartbeat.start()
     await calls.until("ping")
