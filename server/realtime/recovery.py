@@ -147,6 +147,7 @@ class Recovery:
         """A new connection that asks for recovery; None where there is none."""
         if self._max_away_s <= 0:
             return None
+        self._drop_expired()
         trail = Trail(sid, owner, self.log.head)
         self._connected[trail.pid] = trail
         return trail

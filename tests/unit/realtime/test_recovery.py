@@ -8,7 +8,7 @@ import pytest
 
 from server.realtime.packet_log import Stay
 from server.realtime.recovery import Recovery, RecoveryOptions, Trail
-from tests.unit.realtime.trails import PING_S, Clock, away, begin
+from tests.unit.realtime.trails import PING_S, Clock, away, begin, tell
 
 
 def test_a_connection_is_taken_back_by_its_owner_once(recovery: Recovery) -> None:
@@ -48,6 +48,15 @@ def test_a_connection_is_taken_back_in_time(
     clock.now_s += away_s
     assert (recovery.claim(trail.pid, "ana") is trail) is is_taken
     assert recovery.is_used is is_taken
+
+
+def test_who_stayed_away_too_long_is_kept_until_somebody_comes(recovery: Recovery, clock: Clock) -> None:
+    away(recovery)
+    tell(recovery)
+    clock.now_s += 120
+    recovery.end(begin(recovery, "juan"))
+    assert not recovery.is_used
+    assert (recovery.log.dropped, recovery.log._size_bytes) == (1, 0)
 
 
 @pytest.mark.parametrize("max_away_s", [0, -1])
