@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import ClientSession, WSMsgType
@@ -12,7 +12,6 @@ from server.realtime.server import Options, RecoveryOptions
 from tests.conformance.wire import TIMEOUT_S, Club, Poller, Returning, Site, Socket, eventually, running
 
 LARGE = "x" * 65_000
-CYCLES = 1_000
 # So little that it is the client who takes what it is sent, and not the system in between.
 SEND_BUFFER_BYTES = 262144
 
@@ -258,42 +257,6 @@ async def test_what_is_forgotten_while_it_comes_back_is_not_passed_over(when: st
         club.on_connect = club._admit
         assert not await client.come()
         await eventually(lambda: site.server.connection_count == 1)
-
-
-async def leave_politely(client: Returning) -> None:
-    await client.socket.send("41/chat,", "1")
-
-
-async def close(client: Returning) -> None:
-    await client.socket.websocket.close()
-
-
-async def drop(client: Returning) -> None:
-    client.drop()
-
-
-async def test_nothing_is_left_of_very_many_connections() -> None:
-    ways: list[Callable[[Returning], Awaitable[None]]] = [leave_politely, close, drop]
-    async with running(Options(recovery=RecoveryOptions(max_away_s=1.0)), Club()) as site:
-        recovery = site.server.namespaces["/chat"].recovery
-        for n in range(CYCLES):
-            client = Returning(site)
-            await client.come()
-            site.emit("said", n, "r")
-            client.drop()
-            assert await client.come()
-            await ways[n % 3](client)
-        await site.emptied()
-        await eventually(lambda: not site.server.away("/chat", "ana"))
-        assert not recovery._connected
-        assert not recovery._away
-        last = Returning(site)
-        await last.come()
-        await leave_politely(last)
-        await site.emptied()
-        log = recovery.log
-        assert (len(log._entries), len(log._by_room), log._size_bytes) == (0, 0, 0)
-        assert not site.server.namespaces["/chat"].connections
 
 
 async def test_a_pong_in_the_middle_says_nothing_of_what_was_to_follow() -> None:
