@@ -1,10 +1,15 @@
 // The npm client by remote control. Commands come on standard input and notes go to standard output, one JSON
 // object a line. {id, do, ...} is answered {id, result} or {id, error}; what happens is noted as {on, ...}.
+// Bytes are {type: "Buffer", data: [...]} both ways, as Node writes them.
 
 import { createInterface } from "node:readline";
 import { io } from "socket.io-client";
 
 let socket;
+
+function revived(_, value) {
+  return value?.type === "Buffer" ? Buffer.from(value.data) : value;
+}
 
 function write(line) {
   process.stdout.write(`${JSON.stringify(line)}\n`);
@@ -60,7 +65,7 @@ const commands = {
 };
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const { id, do: name, ...rest } = JSON.parse(line);
+  const { id, do: name, ...rest } = JSON.parse(line, revived);
   commands[name](rest).then(
     (result) => write({ id, result }),
     (error) => write({ id, error: String(error) }),
