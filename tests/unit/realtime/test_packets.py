@@ -330,6 +330,7 @@ def test_the_library_is_as_the_codec_expects() -> None:
             return [data, attachments]
 
     assert Spy(2, data=["a"], namespace="/chat", id=1).encode() == "2/chat,1<['a']>", expected
+    assert Spy(2, data=[b"a"], binary=False).encode() == "2<[b'a']>", expected
     encoded = Spy(2, data=["a", b"b"], namespace="/").encode()
     assert encoded == ["51-<['a', {'_placeholder': True, 'num': 0}]>", b"b"], expected
     decoded = Spy(encoded_packet="51-/chat,1x")
