@@ -1,5 +1,6 @@
 """A connection to Redis by its URL, for the bus and for what may be lost. Nothing is tried twice unasked."""
 
+import ssl
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -7,7 +8,14 @@ from redis import asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 OLDEST = (6, 2)
 """The oldest version that serves: streams that are trimmed by id."""
@@ -17,6 +25,13 @@ FAILURES = (RedisError, OSError, TimeoutError)
 """What a call raises when Redis does not do it: what became of a write is then unknown."""
 
 Client = aioredis.Redis
+
+_REFUSALS = {
+    AuthenticationError: "Redis does not accept the user or the password of the URL.",
+    NoPermissionError: "Redis refuses (NOPERM): give the URL a user that may use it.",
+    ReadOnlyError: "Redis refuses (READONLY): the URL has to be that of a primary, not of a replica.",
+    OutOfMemoryError: "Redis refuses (OOM): give it more memory (maxmemory).",
+}
 
 
 class RedisRefusedError(Exception):
@@ -73,16 +88,32 @@ def _by_sentinel(parts: SplitResult, options: dict[str, Any]) -> Client:
     return client
 
 
+def refusal(error: BaseException) -> str | None:
+    """What Redis, or its certificate, refuses, and what to do. None where it did not answer at all.
+
+    Of an answer of Redis the first word is its code; the rest may show what was asked.
+    """
+    for kind, remedy in _REFUSALS.items():
+        if isinstance(error, kind):
+            return remedy
+    if isinstance(error, ResponseError):
+        return f"Redis refuses ({str(error).partition(' ')[0]}): its documentation has this code."
+    if isinstance(cause := error.__context__, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate of Redis is not accepted ({cause.verify_message}). It has to be for the URL's "
+            "host and by an authority that this machine trusts, or one in the file that SSL_CERT_FILE names."
+        )
+    return None
+
+
 async def check(client: Client) -> None:
     """Make sure that it answers and is recent enough. Raises RedisRefusedError, or one of FAILURES."""
     try:
         about = await client.info("server")
-    except AuthenticationError:
-        raise RedisRefusedError("Redis does not accept the user or the password of the URL.") from None
-    except ResponseError as error:
-        # NOAUTH, NOPERM: the first word is Redis' code, the rest may show what was asked.
-        code = str(error).partition(" ")[0]
-        raise RedisRefusedError(f"Redis refuses ({code}): give the URL a user that may use it.") from None
+    except FAILURES as error:
+        if refused := refusal(error):
+            raise RedisRefusedError(refused) from None
+        raise
     version = tuple(int(part) for part in str(about["redis_version"]).split(".")[:2])
     if version < OLDEST:
         found, needed = ".".join(map(str, version)), ".".join(map(str, OLDEST))

@@ -12,10 +12,12 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import redis
 
+from tests.certificates import Authority
 from tests.harness import PATIENCE_S
 
 _URL = "TERTULIA_TEST_REDIS_URL"
@@ -26,20 +28,37 @@ _MOST_PORTS = 5
 class RedisServer:
     """A Redis that keeps nothing on disk. It can be made to fail in every way that a real one does.
 
-    `password`: what clients need. After a `start` it has the same address as before, and is empty.
+    `password`: what clients need. `authority`: it speaks TLS alone, with a certificate of that one.
+    `replica_of` is the port of another one. After a `start` it has the same address as before, and is empty.
     """
 
-    def __init__(self, folder: Path, *, password: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        password: str | None = None,
+        authority: Authority | None = None,
+        replica_of: int | None = None,
+    ) -> None:
         self._folder = folder
         self._password = password
+        self._authority = authority
+        self._replica_of = replica_of
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
     @property
     def url(self) -> str:
         """Where it is, from the first start on."""
-        login = f":{self._password}@" if self._password is not None else ""
-        return f"redis://{login}127.0.0.1:{self.port}/0"
+        login = f":{quote(self._password, safe='')}@" if self._password is not None else ""
+        scheme = "redis" if self._authority is None else "rediss"
+        return f"{scheme}://{login}127.0.0.1:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        """A client of its own for the test, which closes it."""
+        options = {} if self._authority is None else {"ssl_ca_certs": str(self._authority.trusted)}
+        client: redis.Redis = redis.Redis.from_url(self.url, **options)
+        return client
 
     @property
     def pid(self) -> int:
@@ -61,17 +80,7 @@ class RedisServer:
         raise AssertionError(self._log())
 
     def _try_to_start(self) -> bool:
-        options = {
-            "port": str(self.port),
-            "bind": "127.0.0.1",
-            "save": "",
-            "appendonly": "no",
-            "dir": str(self._folder),
-            "enable-debug-command": "yes",
-        }
-        if self._password is not None:
-            options["requirepass"] = self._password
-        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        arguments = [part for name, value in self._options().items() for part in (f"--{name}", value)]
         with (self._folder / _LOG).open("ab") as log:
             self._process = subprocess.Popen([require_redis_server(), *arguments], stdout=log, stderr=log)
         deadline = time.monotonic() + PATIENCE_S
@@ -80,6 +89,27 @@ class RedisServer:
                 return self._process.poll() is None
             time.sleep(0.01)
         return False
+
+    def _options(self) -> dict[str, str]:
+        options = {
+            "bind": "127.0.0.1",
+            "save": "",
+            "appendonly": "no",
+            "dir": str(self._folder),
+            "enable-debug-command": "yes",
+        }
+        if self._authority is None:
+            options["port"] = str(self.port)
+        else:
+            certificate, key = map(str, self._authority.sign_loopback())
+            options |= {"port": "0", "tls-port": str(self.port), "tls-auth-clients": "no"}
+            options |= {"tls-cert-file": certificate, "tls-key-file": key}
+            options["tls-ca-cert-file"] = str(self._authority.trusted)
+        if self._password is not None:
+            options |= {"requirepass": self._password, "masterauth": self._password}
+        if self._replica_of is not None:
+            options |= {"replicaof": f"127.0.0.1 {self._replica_of}", "repl-diskless-sync-delay": "0"}
+        return options
 
     def _log(self) -> str:
         return (self._folder / _LOG).read_text()
@@ -110,12 +140,12 @@ class RedisServer:
 
     def flush(self) -> None:
         """Empty it while it runs."""
-        with redis.Redis.from_url(self.url) as client:
+        with self.client() as client:
             client.flushall()
 
     def _answers(self) -> bool:
         try:
-            with redis.Redis.from_url(self.url) as client:
+            with self.client() as client:
                 return bool(client.ping())
         except redis.RedisError:
             return False
@@ -147,9 +177,15 @@ def given_url() -> str | None:
 
 
 @contextlib.contextmanager
-def running_redis(folder: Path, *, password: str | None = None) -> Iterator[RedisServer]:
+def running_redis(
+    folder: Path,
+    *,
+    password: str | None = None,
+    authority: Authority | None = None,
+    replica_of: int | None = None,
+) -> Iterator[RedisServer]:
     """A Redis for the length of a block; it is ended in every case."""
-    server = RedisServer(folder, password=password)
+    server = RedisServer(folder, password=password, authority=authority, replica_of=replica_of)
     try:
         server.start()
         yield server

@@ -59,14 +59,17 @@ class Cluster:
 
 @contextlib.asynccontextmanager
 async def running_cluster(
-    folder: Path, count: int, env: Mapping[str, str] | None = None
+    folder: Path, count: int, env: Mapping[str, str] | None = None, *, redis: RedisServer | None = None
 ) -> AsyncIterator[Cluster]:
-    """So many servers over a Redis and a MongoDB of their own. Skips where one of these cannot be had."""
-    redis = await asyncio.to_thread(make_redis)
+    """So many servers over a Redis (or that one) and a MongoDB of their own.
+
+    Skips where one of these cannot be had.
+    """
+    bus = await asyncio.to_thread(make_redis) if redis is None else redis
     try:
         mongodb = await asyncio.to_thread(make_server)
         try:
-            cluster = Cluster(folder, redis, mongodb, env or {})
+            cluster = Cluster(folder, bus, mongodb, env or {})
             try:
                 # The first one makes the collections.
                 await cluster.add()
@@ -77,7 +80,7 @@ async def running_cluster(
         finally:
             await asyncio.to_thread(mongodb.stop)
     finally:
-        await asyncio.to_thread(redis.stop)
+        await asyncio.to_thread(bus.stop)
 
 
 class BalancedServers(ServerProcess):

@@ -1,12 +1,14 @@
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import RedisError
 
 from server.redis_client import FAILURES, RedisRefusedError, check, make_client
-from tests.redis_server import RedisServer, make_redis, shared_redis_url
+from tests.certificates import Authority
+from tests.redis_server import RedisServer, make_redis, running_redis, shared_redis_url
 
 SECRET = "s3cr3t-in-the-url"
 
@@ -19,7 +21,7 @@ async def guarded() -> AsyncIterator[RedisServer]:
     await asyncio.to_thread(redis.stop)
 
 
-async def refusal(url: str) -> str:
+async def refused(url: str) -> str:
     client = make_client(url, timeout_s=2)
     try:
         with pytest.raises(RedisRefusedError) as caught:
@@ -44,7 +46,7 @@ async def test_the_password_of_the_url_is_used_decoded(guarded: RedisServer) -> 
 
 @pytest.mark.parametrize("credentials", ["", ":wrong-one@", "nobody:wrong-one@"])
 async def test_a_wrong_password_is_refused_without_showing_it(guarded: RedisServer, credentials: str) -> None:
-    said = await refusal(f"redis://{credentials}127.0.0.1:{guarded.port}")
+    said = await refused(f"redis://{credentials}127.0.0.1:{guarded.port}")
     assert "password" in said or "user" in said
     assert "wrong-one" not in said
     assert "127.0.0.1" not in said
@@ -54,9 +56,23 @@ async def test_a_user_without_the_right_to_ask_is_refused(guarded: RedisServer) 
     admin = make_client(f"redis://:{SECRET}@127.0.0.1:{guarded.port}", timeout_s=2)
     await admin.acl_setuser("eva", enabled=True, passwords=[f"+{SECRET}"], commands=["+get"])
     await admin.aclose()
-    said = await refusal(f"redis://eva:{SECRET}@127.0.0.1:{guarded.port}")
+    said = await refused(f"redis://eva:{SECRET}@127.0.0.1:{guarded.port}")
     assert "NOPERM" in said or "permission" in said or "may use it" in said
     assert SECRET not in said
+
+
+async def test_a_server_with_tls_is_accepted_by_whom_its_authority_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, other = Authority(tmp_path / "authority"), Authority(tmp_path / "other")
+    with running_redis(tmp_path / "redis", password=SECRET, authority=authority) as redis:
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.trusted))
+        client = make_client(redis.url, timeout_s=2)
+        await check(client)
+        await client.aclose()
+        assert "password" in await refused(f"rediss://:wrong-one@127.0.0.1:{redis.port}")
+        monkeypatch.setenv("SSL_CERT_FILE", str(other.trusted))
+        assert "the certificate of Redis is not accepted" in await refused(redis.url)
 
 
 async def test_a_server_that_is_not_there_is_a_failure_that_shows_nothing_of_the_password() -> None:

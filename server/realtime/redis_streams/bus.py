@@ -39,7 +39,7 @@ from server.realtime.redis_streams.reader import Reader, Taken
 from server.realtime.redis_streams.recovery import DEFAULT_NAME, INEXACT, SharedRecovery
 from server.realtime.redis_streams.tracks import Tracks
 from server.realtime.server import Server
-from server.redis_client import FAILURES, Client, RedisRefusedError, check
+from server.redis_client import FAILURES, Client, RedisRefusedError, check, refusal
 from server.telemetry import get_logger, new_error_id
 
 log = get_logger(__name__)
@@ -136,7 +136,8 @@ class RedisBus:
             raise BusRefusedError(str(error)) from None
         except FAILURES as error:
             raise BusRefusedError(
-                f"Redis cannot be reached within {_OPEN_TIMEOUT_S:g} s ({type(error).__name__}). "
+                refusal(error)
+                or f"Redis cannot be reached within {_OPEN_TIMEOUT_S:g} s ({type(error).__name__}). "
                 "Start it, or correct the host and the port of the URL."
             ) from None
         self._is_live = True

@@ -250,6 +250,24 @@ async def test_redis_that_takes_nothing_refuses(redis: RedisServer, monkeypatch:
     await client.aclose()
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("maxmemory", "1", r"refuses \(OOM\).*memory"),
+        ("min-replicas-to-write", "1", r"refuses \(NOREPLICAS\)"),
+    ],
+)
+async def test_redis_that_begins_nothing_is_named_as_what_it_is(
+    redis: RedisServer, setting: str, value: str, said: str
+) -> None:
+    client = make_client(redis.url, timeout_s=2)
+    await client.config_set(setting, value)
+    await client.aclose()
+    with pytest.raises(BusRefusedError, match=said):
+        async with Cluster(redis.url, Options()).node():
+            pass
+
+
 async def test_an_entry_that_fails_is_settled(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     _, one, _ = pair
 
