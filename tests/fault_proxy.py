@@ -26,15 +26,21 @@ def no_fault() -> Fault:
     return "none"
 
 
+def _look_away(_request: bytes) -> None:
+    """Requests are nobody's business."""
+
+
 class FaultProxy:
     """Listens on `port` of the loopback while the block of `listening` lasts.
 
-    `met` counts what befell, `accepted` the connections. `to_port` may change: of connections to come.
+    `see` is given each request before `choose` is asked. `met` counts what befell, `accepted` the
+    connections. `to_port` may change: of connections to come.
     """
 
     def __init__(self, to_port: int, *, choose: Callable[[], Fault] = no_fault, delay_s: float = 0.1) -> None:
         self.choose = choose
         self.delay_s = delay_s
+        self.see: Callable[[bytes], None] = _look_away
         self.met: Counter[Fault] = Counter()
         self.accepted = 0
         self.port = 0
@@ -62,8 +68,9 @@ class FaultProxy:
         for link in self._links:
             link.abort()
 
-    def next_fault(self) -> Fault:
+    def next_fault(self, request: bytes) -> Fault:
         """What befalls the request that has just come."""
+        self.see(request)
         fault = self.choose()
         self.met[fault] += 1
         return fault
@@ -120,7 +127,7 @@ class _Link:
 
     async def _carry_requests(self) -> None:
         while request := await self._from_client.read(_READ_BYTES):
-            fault = self._proxy.next_fault()
+            fault = self._proxy.next_fault(request)
             if fault == "delay":
                 await asyncio.sleep(self._proxy.delay_s)
             self._is_silent = self._is_silent or fault == "blackhole"

@@ -74,7 +74,7 @@ class RedisServer:
             return
         for _ in range(_MOST_PORTS):
             # Somebody else may take a free port before it does.
-            self.port = _free_port()
+            self.port = find_free_port()
             if self._try_to_start():
                 return
         raise AssertionError(self._log())
@@ -97,6 +97,7 @@ class RedisServer:
             "appendonly": "no",
             "dir": str(self._folder),
             "enable-debug-command": "yes",
+            "repl-diskless-sync-delay": "0",
         }
         if self._authority is None:
             options["port"] = str(self.port)
@@ -108,7 +109,7 @@ class RedisServer:
         if self._password is not None:
             options |= {"requirepass": self._password, "masterauth": self._password}
         if self._replica_of is not None:
-            options |= {"replicaof": f"127.0.0.1 {self._replica_of}", "repl-diskless-sync-delay": "0"}
+            options["replicaof"] = f"127.0.0.1 {self._replica_of}"
         return options
 
     def _log(self) -> str:
@@ -212,7 +213,7 @@ def shared_redis_url() -> str:
     return given_url() or _shared().url
 
 
-def _free_port() -> int:
+def find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

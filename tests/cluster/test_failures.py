@@ -11,6 +11,7 @@ import pytest
 from tests.cluster.crowd import gathered
 from tests.cluster.site import Cluster, running_cluster
 from tests.fault_proxy import FAULTS, Fault, FaultProxy, no_fault
+from tests.redis_sentinel import replicated_redis
 
 MEMBERS, WRITERS = 40, 8
 BEFORE_S, AFTER_S = 1.5, 2.0
@@ -124,3 +125,25 @@ async def test_nothing_is_lost_or_doubled_behind_lines_that_fail(tmp_path: Path)
                         line.cut()
                 await crowd.check("lines to Redis and the store fail")
             assert all(to_redis.met[fault] + to_store.met[fault] for fault in FAULTS)
+
+
+async def test_nothing_is_lost_or_doubled_when_a_replica_that_lags_is_promoted(tmp_path: Path) -> None:
+    """Members were told what the new primary never had; some of them come back just then."""
+    async with replicated_redis(tmp_path / "redis") as redis:
+        env = {"TERTULIA_CLUSTER__URL": redis.url}
+        async with (
+            running_cluster(tmp_path, 2, env, redis=redis.primary) as cluster,
+            gathered(cluster, MEMBERS, WRITERS) as crowd,
+        ):
+            async with crowd.talking():
+                await redis.lag()
+                known = len(crowd.members[0].known)
+                await crowd.members[0].knows(known + WRITERS)
+                for member in crowd.members[::5]:
+                    member.drop()
+                redis.primary.kill()
+                await redis.promoted()
+                for member in crowd.members[1::5]:
+                    member.drop()
+                await asyncio.sleep(AFTER_S)
+            await crowd.check("a replica that lags is promoted")
