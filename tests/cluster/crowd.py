@@ -14,8 +14,10 @@ from tests.cluster.member import Member
 from tests.cluster.site import Cluster
 from tests.harness import PATIENCE_S, Api, site_token
 
-_PAUSE_S = (0.2, 0.6)
+# Of each writer, by how many there are: the store that stands in takes no more.
+_PAUSE_S = (0.025, 0.075)
 _AT_A_TIME = 20
+_MOST_AT_ONCE = 100
 
 
 class Crowd:
@@ -28,7 +30,7 @@ class Crowd:
         self._writers = members[:writers]
         self._is_talking = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._sent = 0
+        self._before = self._counts()
 
     @contextlib.asynccontextmanager
     async def talking(self) -> AsyncIterator[None]:
@@ -50,6 +52,7 @@ class Crowd:
         revs = [rev for rev, _, _ in log]
         assert revs == list(range(1, len(log) + 1))
         assert [seq for _, seq, _ in log] == list(range(1, len(log) + 1))
+        counts = {what: count - self._before[what] for what, count in self._counts().items()}
         stored = {message_id: seq for _, seq, message_id in log}
         acked = {key: seq for writer in self._writers for key, seq in writer.acked.items()}
         assert acked.items() <= stored.items()
@@ -60,23 +63,33 @@ class Crowd:
         figures: dict[str, object] = {
             "scenario": scenario,
             "members": len(self.members),
-            "acked": len(acked),
-            "stored": len(log),
+            "acked": counts["acked"],
             "lost": lost + len(acked.keys() - stored.keys()),
-            "doubled": sum(member.doubled for member in self.members),
-            "out of order": sum(member.disordered for member in self.members),
-            "recovered": sum(member.recovered for member in self.members),
-            "synced": sum(member.synced for member in self.members) - len(self.members),
+            "doubled": counts["doubled"],
+            "out of order": counts["out of order"],
+            "recovered": counts["recovered"],
+            "synced": counts["synced"],
             "settled, s": round(settled_s, 2),
         }
+        self._before = self._counts()
         figures_file.keep(figures)
         assert (figures["lost"], figures["doubled"], figures["out of order"]) == (0, 0, 0), figures
         assert not [refused for member in self.members for refused in member.refused]
 
+    def _counts(self) -> dict[str, int]:
+        """What members have counted since they came."""
+        return {
+            "acked": sum(len(writer.acked) for writer in self._writers),
+            "doubled": sum(member.doubled for member in self.members),
+            "out of order": sum(member.disordered for member in self.members),
+            "recovered": sum(member.recovered for member in self.members),
+            "synced": sum(member.synced for member in self.members),
+        }
+
     async def _write(self, writer: Member) -> None:
         while self._is_talking:
             await writer.say("hello")
-            await asyncio.sleep(random.uniform(*_PAUSE_S))
+            await asyncio.sleep(random.uniform(*_PAUSE_S) * len(self._writers))
 
     async def _log(self) -> list[tuple[int, int, str]]:
         storage = MongoStorage(self.cluster.store_url, is_alone=False, timeout_s=20)
@@ -103,17 +116,32 @@ async def gathered(
         for start in range(0, members, _AT_A_TIME):
             tokens = map(site_token, names[start : start + _AT_A_TIME])
             await asyncio.gather(*(api.call("GET", "/api/me", token=token) for token in tokens))
-        body = {"kind": "group", "name": "Crowd", "member_ids": names}
-        status, made = await api.call("POST", "/api/rooms", body, token=site_token(names[0]))
-        assert status == 200, made
-        room_id = made["room"]["id"]
+        room_id = await _make_room(api, names)
         crowd = [Member(name, where or anywhere, http, room_id) for name in names]
-        running = [asyncio.create_task(member.run()) for member in crowd]
+        running: list[asyncio.Task[None]] = []
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                await asyncio.gather(*(member.is_online.wait() for member in crowd))
+            for start in range(0, members, _AT_A_TIME):
+                coming = crowd[start : start + _AT_A_TIME]
+                running += [asyncio.create_task(member.run()) for member in coming]
+                async with asyncio.timeout(PATIENCE_S):
+                    await asyncio.gather(*(member.is_synced.wait() for member in coming))
             yield Crowd(cluster, crowd, writers, room_id)
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _make_room(api: Api, names: list[str]) -> str:
+    """A group of all of them; its id."""
+    owner = site_token(names[0])
+    body = {"kind": "group", "name": "Crowd", "member_ids": names[:_MOST_AT_ONCE]}
+    status, made = await api.call("POST", "/api/rooms", body, token=owner)
+    assert status == 200, made
+    room_id: str = made["room"]["id"]
+    path = f"/api/rooms/{room_id}/members"
+    for start in range(_MOST_AT_ONCE, len(names), _AT_A_TIME):
+        more = names[start : start + _AT_A_TIME]
+        adding = (api.call("POST", path, {"user_id": name}, token=owner) for name in more)
+        assert all(status == 200 for status, _ in await asyncio.gather(*adding))
+    return room_id
