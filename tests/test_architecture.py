@@ -44,7 +44,8 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "pymongo": ("server/storage/mongo*",),
     "motor": ("server/storage/mongo*",),
     "bson": ("server/storage/mongo*",),
-    "redis": ("server/redis_client.py",),
+    "redis": ("server/redis_client.py", "server/realtime/redis_streams/line.py"),
+    "hiredis": ("server/realtime/redis_streams/line.py",),
     "structlog": ("server/telemetry.py",),
     "yaml": ("server/settings*",),
 }

@@ -92,8 +92,12 @@ class RedisBus:
             options.name,
             retention_s=options.retention_s,
             most_entries=options.most_entries,
+            heard=self._heard,
+            broken=self._broken,
         )
-        self._reader = Reader(self._reading, self._door.stream, self._take, self._lost, self._skipped)
+        self._reader = Reader(
+            self._reading, self._door.stream, self._take, self._lost, self._skipped, listen=self._door.open
+        )
         self._tracks = Tracks(source, self._tell_here, self._is_anybody_in, self._owe, recovery.begin_anew)
         self._fallback = Fallback(
             self._outbox, self._tracks, source, deal=self._deal_with_own, give_up=self.read_anew
@@ -129,6 +133,7 @@ class RedisBus:
         try:
             async with asyncio.timeout(_OPEN_TIMEOUT_S):
                 await check(self._writing)
+                await self._door.open()
                 self._epoch = await self._door.begin_epoch("")
                 self._recovery.begin_epoch(self._epoch, await self._reader.open())
                 await self._reader.catch_up()
@@ -158,6 +163,7 @@ class RedisBus:
             await self._publisher.flush(_CLOSE_TIMEOUT_S)
             await self._recovery.flush(_CLOSE_TIMEOUT_S)
         await stop(self._tasks)
+        self._door.close()
         for client in (self._reading, self._writing):
             await client.aclose()
 
@@ -238,6 +244,12 @@ class RedisBus:
             raise BusAwayError
 
     # What the stream brings
+
+    def _heard(self, published: bytes) -> None:
+        self._reader.heard(published)
+
+    def _broken(self) -> None:
+        self._reader.doubt()
 
     async def _take(self, taken: Taken) -> None:
         position = taken.position

@@ -1,3 +1,5 @@
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -8,8 +10,10 @@ from tests.unit.realtime.redis_streams.outs import change, passage
 
 
 @pytest.fixture
-def door(client: Client, name: str) -> Door:
-    return Door(client, name, retention_s=60, most_entries=1_000)
+async def door(client: Client, name: str) -> AsyncIterator[Door]:
+    made = Door(client, name, retention_s=60, most_entries=1_000)
+    yield made
+    made.close()
 
 
 async def fields(client: Client, door: Door) -> list[dict[bytes, bytes]]:
@@ -88,11 +92,54 @@ async def test_what_is_too_old_or_too_much_leaves_the_stream(client: Client, nam
     # Trimming goes by whole nodes of a hundred.
     assert len(await data(client, door)) <= 200
     assert b"old" not in await data(client, door)
+    door.close()
 
 
 async def test_all_keys_begin_with_the_name(client: Client, door: Door, name: str) -> None:
     await door.publish([passage(1), change(1)])
     keys = [key async for key in client.scan_iter(match=f"*{name[1:-1]}*")]
-    assert len(keys) == 4
+    assert len(keys) == 5
     assert all(key.startswith(name.encode()) for key in keys)
     assert await client.ttl(f"{name}:last:gapless:r") > 3_600
+
+
+async def test_what_comes_in_is_published_with_what_is_before_it(client: Client, name: str) -> None:
+    heard = asyncio.Queue[bytes]()
+    door = Door(client, name, retention_s=60, most_entries=100, heard=heard.put_nowait)
+    await door.publish([passage(1, data=b"a\n"), change(7, data=b"bc")])
+    await door.publish([passage(1)])
+    await door.publish([passage(2, data=b"d")])
+    untyped: Any = client
+    ids = [each for each, _ in await untyped.xrange(door.stream)]
+    epoch = (await fields(client, door))[0][b"e"]
+    assert [await heard.get() for _ in range(2)] == [
+        b"1 0-0 %b %b 0 2 %b 1 2\na\nbc" % (epoch, ids[0], ids[1]),
+        b"1 %b %b %b 0 1\nd" % (ids[1], epoch, ids[2]),
+    ]
+    assert heard.empty()
+    door.close()
+
+
+async def test_of_two_epochs_in_a_batch_each_is_published_for_itself(client: Client, name: str) -> None:
+    heard = asyncio.Queue[bytes]()
+    door = Door(client, name, retention_s=60, most_entries=100, heard=heard.put_nowait)
+    await door.publish([passage(1)])
+    await door.publish([passage(2), passage(3, tried_in="before")])
+    epochs = [each[b"e"] for each in await fields(client, door)]
+    assert epochs[1] != epochs[2]
+    async with asyncio.timeout(5):
+        told = [(await heard.get()).split(b" ")[1:4] for _ in range(3)]
+    assert [epoch for _, epoch, _ in told] == epochs
+    assert [before for before, _, _ in told[1:]] == [last for _, _, last in told[:2]]
+    door.close()
+
+
+async def test_a_redis_that_was_another_one_begins_an_epoch(client: Client, door: Door, name: str) -> None:
+    await door.publish([passage(1)])
+    door.close()
+    await door.publish([passage(2)])
+    await client.set(f"{name}:primary", "master_replid:another")
+    door.close()
+    await door.publish([passage(3)])
+    epochs = [each[b"e"] for each in await fields(client, door)]
+    assert epochs[0] == epochs[1] != epochs[2]

@@ -56,6 +56,7 @@ async def world(client: Client, name: str) -> AsyncIterator[World]:
     task = asyncio.create_task(made.publisher.run())
     yield made
     await stop([task])
+    made.door.close()
 
 
 async def test_what_is_published_comes_in_in_order_with_an_echo(world: World) -> None:
