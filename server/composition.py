@@ -22,7 +22,8 @@ from server.services.telling import Teller
 from server.services.tokens import ClaimNames, Tokens
 from server.services.views import Views
 from server.settings import AuthSettings, LimitsSettings, Settings
-from server.storage.commit import Committer, CursorCommitter
+from server.storage.commit import Committer
+from server.storage.cursors import CursorCommitter
 
 
 def now_ms() -> int:

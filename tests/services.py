@@ -26,7 +26,8 @@ from server.services.sync import SyncService
 from server.services.telling import Teller
 from server.services.tokens import ClaimNames, Tokens
 from server.services.views import Views
-from server.storage.commit import Committer, CursorCommitter
+from server.storage.commit import Committer
+from server.storage.cursors import CursorCommitter
 from server.storage.sqlite.store import SqliteStorage
 from server.views import MessageView
 from tests import builders

@@ -21,7 +21,8 @@ from server.services.notices import Publisher, Tell
 from server.services.rooms import RoomService
 from server.services.views import Views, size_bytes
 from server.storage.base import LogStore
-from server.storage.commit import Committer, CursorCommitter
+from server.storage.commit import Committer
+from server.storage.cursors import CursorCommitter
 from server.views import HistoryData, MessageData, MessageRead, MessageView, ReadData, SentData
 
 _ENVELOPE_BYTES = 4096
