@@ -17,7 +17,7 @@ Matcher = Callable[[Json], bool]
 
 ON_OTHER_SERVERS_S = 2.0
 GHOST_S = 30.0
-ROUNDS = 20
+ROUNDS = 8
 
 
 @pytest.fixture
