@@ -49,12 +49,16 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "check-config":
             print("the configuration is fine")
             return _OK
+        if options.command == "token" and not settings.server.development:
+            print("token: only with server.development (TERTULIA_SERVER__DEVELOPMENT=true)", file=sys.stderr)
+            return _FAILED
         secret = _secret(settings)
     except SettingsError as error:
         print(describe(error.problems), file=sys.stderr)
         return _BAD_CONFIG
     if options.command == "token":
-        return _token(settings, secret, options.user)
+        print(make_tokens(settings.auth, secret).make_outside(options.user, now=int(time.time())))
+        return _OK
     configure(settings.log)
     if warning is not None:
         get_logger(__name__).warning("settings.ignored", detail=warning)
@@ -87,14 +91,6 @@ def _secret(settings: Settings) -> str:
     if settings.auth.secret is not None:
         return settings.auth.secret.reveal()
     return load_or_create_secret(settings.database.folder)
-
-
-def _token(settings: Settings, secret: str, user: str) -> int:
-    if not settings.server.development:
-        print("token: only with server.development (TERTULIA_SERVER__DEVELOPMENT=true)", file=sys.stderr)
-        return _FAILED
-    print(make_tokens(settings.auth, secret).make_outside(user, now=int(time.time())))
-    return _OK
 
 
 def _run_loop(main_task: Coroutine[Any, Any, int]) -> int:

@@ -242,6 +242,8 @@ async def test_a_token_is_given_in_development_alone_and_is_accepted(tmp_path: P
     code, printed, complained = await command("token", "--user", "eva", folder=tmp_path)
     assert (code, printed) == (1, "")
     assert "TERTULIA_SERVER__DEVELOPMENT" in complained
+    secret = tmp_path / "var" / "auth.secret"
+    assert not secret.exists()
     development = {"TERTULIA_SERVER__DEVELOPMENT": "true"}
     # Without a secret of its own the server makes one, which the command finds in the same place.
     server = await start_server(tmp_path, {"TERTULIA_AUTH__SECRET": ""})
@@ -252,7 +254,6 @@ async def test_a_token_is_given_in_development_alone_and_is_accepted(tmp_path: P
             assert (await eva.call("sync"))["me"]["id"] == "eva"
     finally:
         assert await server.stop() == 0
-    secret = tmp_path / "var" / "auth.secret"
     assert secret.stat().st_mode & 0o777 == 0o600
     assert secret.read_text().strip() not in server.log_path.read_text()
 
