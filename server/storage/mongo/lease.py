@@ -15,7 +15,6 @@ _ID = "lease"
 _PARTS = 4
 _log = get_logger(__name__)
 
-
 Beats = Callable[[], Awaitable[Mapping[str, object]]]
 
 
@@ -76,9 +75,12 @@ class Lease:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             try:
-                await self._database.delete("meta", {"_id": _ID, "holder": self._holder})
+                await self._drop()
             except UnavailableError:
                 return  # the next one finds that nobody keeps it
+
+    async def _drop(self) -> None:
+        await self._database.delete("meta", {"_id": _ID, "holder": self._holder})
 
     async def _insert(self) -> bool:
         return await self._database.insert("meta", {"_id": _ID, "holder": self._holder, "beat": 0})
@@ -103,7 +105,10 @@ class Lease:
             await asyncio.sleep(self._length_s / _PARTS)
             now_s = time.monotonic()
             try:
-                is_held = (await self._beat() or await self._insert()) and await self._is_alone()
+                if is_held := await self._is_alone():
+                    is_held = await self._beat() or await self._insert()
+                else:  # and does not keep others of them from starting
+                    await self._drop()
             except ChatError:
                 continue  # the store is away; who took the lease meanwhile shows when it is back
             if is_held:

@@ -46,7 +46,7 @@ async def _take(database: Database, lock: Document) -> bool:
     taking = asyncio.ensure_future(database.insert("meta", lock))
     try:
         return await asyncio.shield(taking)
-    except BaseException:  # cancelled, or unanswered: it may be taken, or about to be, for nobody
+    except asyncio.CancelledError:  # it is on its way all the same, for nobody
         await asyncio.gather(taking, return_exceptions=True)
         await _give_back(database, lock)
         raise
