@@ -25,10 +25,11 @@ WRITES = ("insert", "update", "delete")
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-async def test_what_is_read_and_written_is_the_majoritys_and_journaled(
+async def test_what_is_read_and_written_is_the_majoritys_and_journaled_whatever_the_url_says(
     url: str, wire: Wire, driver: Driver
 ) -> None:
-    storage = MongoStorage(url, driver=driver, timeout_s=10)
+    less = "readPreference=secondary&readConcernLevel=local&w=1&journal=false&retryWrites=true"
+    storage = MongoStorage(f"{url}{'&' if '?' in url else '?'}{less}", driver=driver, timeout_s=10)
     await storage.open()
     wire.commands.clear()
     await use(storage)
