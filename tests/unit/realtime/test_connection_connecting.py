@@ -10,6 +10,7 @@ from server.realtime.application import RefusedError, TransportClosedError
 from server.realtime.connection import Connection
 from server.realtime.session import MAX_UNSENT_FRAMES, Reason
 from tests.conformance.wire import Recorder
+from tests.unit.realtime.test_session import Wire
 from tests.unit.realtime.world import World
 
 
@@ -221,6 +222,22 @@ async def test_a_connection_may_be_ended_from_within_connect() -> None:
     await world.settled()
     assert world.sent() == ["41/chat,"]
     assert world.application.calls == [("connect", {}), ("disconnected", "server namespace disconnect")]
+
+
+async def test_it_is_not_written_to_unasked_before_it_is_open_or_after_its_end() -> None:
+    wire, found = Wire(), list[object]()
+
+    async def decide(connection: Connection, _auth: object) -> None:
+        found.append(connection.find_free())
+
+    world = World(Recorder(decide))
+    world.session.outlet.open(wire)
+    world.connection.begin({})
+    await world.settled()
+    found.append(world.connection.find_free())
+    world.connection.disconnect()
+    found.append(world.connection.find_free())
+    assert found == [None, wire, None]
 
 
 async def test_what_is_held_back_is_bounded() -> None:
