@@ -28,12 +28,13 @@ _PUBLISH = """
 redis.replicate_commands()
 local stream, epoch_key = KEYS[1], KEYS[2]
 local prefix, retention_ms, most, known_s, fresh = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
+local channel = ARGV[6]
 local before = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)
 local head, entries, in_epoch = {'1', before[1] and before[1][1] or '0-0', ''}, {}, nil
 local function tell()
   if #entries == 0 then return end
   head[3] = in_epoch
-  redis.call('PUBLISH', stream, table.concat(head, ' ') .. '\\n' .. table.concat(entries))
+  redis.call('PUBLISH', channel, table.concat(head, ' ') .. '\\n' .. table.concat(entries))
   head, entries = {'1', head[#head - 2], ''}, {}
 end
 local epoch = redis.call('GET', epoch_key)
@@ -42,7 +43,7 @@ if not epoch then
   redis.call('SET', epoch_key, epoch)
 end
 local results, is_renewed = {}, false
-for i = 6, #ARGV, 5 do
+for i = 7, #ARGV, 5 do
   local kind, key, number = ARGV[i], prefix .. ARGV[i] .. ARGV[i + 1], tonumber(ARGV[i + 2])
   local tried_in = ARGV[i + 4]
   local last = tonumber(redis.call('GET', key))
@@ -140,7 +141,9 @@ class Door:
         self._prefix = f"{name}:last:"
         self._retention_ms = int(retention_s * 1000)
         self._most_entries = most_entries
-        self._line = Line(client, self.stream, heard=heard, broken=broken, timeout_s=timeout_s)
+        # Keys are those of a database of Redis, channels those of all of them.
+        self._channel = f"{self.stream}:{client.connection_pool.connection_kwargs.get('db') or 0}"
+        self._line = Line(client, self._channel, heard=heard, broken=broken, timeout_s=timeout_s)
         self._opening = asyncio.Lock()
         self._begin_epoch = client.register_script(_BEGIN_EPOCH)
 
@@ -179,6 +182,7 @@ class Door:
             self._most_entries,
             _KNOWN_S,
             token_urlsafe(6),
+            self._channel,
         ]
         for each in batch:
             arguments += (each.kind, each.key, each.number, each.data, each.tried_in)

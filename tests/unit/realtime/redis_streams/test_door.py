@@ -1,11 +1,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from server.realtime.redis_streams.door import Door
-from server.redis_client import Client
+from server.redis_client import Client, make_client
+from tests.redis_server import shared_redis_url
 from tests.unit.realtime.redis_streams.outs import change, passage
 
 
@@ -118,6 +120,26 @@ async def test_what_comes_in_is_published_with_what_is_before_it(client: Client,
     ]
     assert heard.empty()
     door.close()
+
+
+async def test_what_comes_into_another_database_of_the_same_redis_is_not_heard(
+    client: Client, name: str
+) -> None:
+    heard = asyncio.Queue[bytes]()
+    url = urlsplit(await asyncio.to_thread(shared_redis_url))
+    other = make_client(url._replace(path="/2" if url.path == "/1" else "/1").geturl(), timeout_s=3)
+    here = Door(client, name, retention_s=60, most_entries=100, heard=heard.put_nowait)
+    there = Door(other, name, retention_s=60, most_entries=100)
+    await here.open()
+    await there.publish([passage(1, data=b"of others")])
+    await here.publish([passage(1, data=b"own")])
+    assert (await heard.get()).endswith(b"\nown")
+    await there.publish([passage(2)])
+    await here.publish([passage(2, data=b"own too")])
+    assert (await heard.get()).endswith(b"\nown too")
+    for each in (here, there):
+        each.close()
+    await other.aclose()
 
 
 async def test_of_two_epochs_in_a_batch_each_is_published_for_itself(client: Client, name: str) -> None:
