@@ -28,7 +28,8 @@ Client = aioredis.Redis
 
 _REFUSALS = {
     AuthenticationError: "Redis does not accept the user or the password of the URL.",
-    NoPermissionError: "Redis refuses (NOPERM): give the URL a user that may use it.",
+    NoPermissionError: "Redis refuses (NOPERM): give the URL a user that may use it; as in "
+    "ACL SETUSER tertulia on >PASSWORD ~{tertulia}* &{tertulia}* +@all -@dangerous +info",
     ReadOnlyError: "Redis refuses (READONLY): the URL has to be that of a primary, not of a replica.",
     OutOfMemoryError: "Redis refuses (OOM): give it more memory (maxmemory).",
 }

@@ -107,6 +107,9 @@ class Line(asyncio.Protocol):
         self._end(exc or ConnectionError("ended"))
 
     def _answer(self, reply: Any) -> None:
+        if not self._answers:  # behind a refusal to be subscribed, or of something that is not Redis
+            self._end(ConnectionError("an answer that nobody asked for"))
+            return
         answer = self._answers.popleft()
         if not isinstance(reply, RedisError):
             if not answer.done():
