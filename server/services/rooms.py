@@ -306,9 +306,12 @@ class RoomService:
         if removed is None:
             raise NotFoundError("this person is not in the room", field="user_id")
         left = Tell(event="room_left", data=RoomLeft(room_id=room.id, reason=reason), users=people)
-        await self._publisher.publish(notice, left)
-        await self._directory.settled(room.id)
-        await self._publisher.publish(*await self._told("member_left", room, [user_id]))
+        try:
+            await self._publisher.publish(notice, left)
+        finally:
+            # Also where not all servers know yet: it is so, and another try finds nobody to remove.
+            await self._directory.settled(room.id)
+            await self._publisher.publish(*await self._told("member_left", room, [user_id]))
 
     async def _set_role(self, room: Room, user_id: str, role: Role) -> None:
         if not await self._written(

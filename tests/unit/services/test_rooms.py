@@ -370,3 +370,22 @@ async def test_when_a_write_may_have_been_done_everybody_looks_at_the_store_agai
     await people.storage.remove_member(room_id, "ana")
     await people.clock.elapse(30)
     assert (await why(people.directory.get_access(room_id, "ana")))[0] is NotFoundError
+
+
+@pytest.mark.parametrize("by", ["juan", "ana"])
+async def test_who_stays_is_told_who_left_also_where_other_servers_cannot_be_told_yet(
+    people: Site, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_id = await people.group("juan", "ana")
+    people.publisher.forget()
+    publish = people.publisher.publish
+
+    async def publish_here(*notices: Notice) -> None:
+        await publish(*notices)
+        if any(isinstance(notice, MembershipChanged) for notice in notices):
+            raise UnavailableError("the other servers cannot be told now")
+
+    monkeypatch.setattr(people.publisher, "publish", publish_here)
+    assert (await why(people.rooms.remove_member(by, room_id, "ana")))[0] is UnavailableError
+    (left,) = people.publisher.told("member_left")
+    assert (left.rooms, left.data.member_count) == ({room_id}, 1)
