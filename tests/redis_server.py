@@ -144,6 +144,16 @@ class RedisServer:
         with self.client() as client:
             client.flushall()
 
+    def holds(self, key: str) -> bool:
+        """Whether it has that key."""
+        with self.client() as client:
+            return bool(client.exists(key))
+
+    def promote(self) -> None:
+        """Have a replica be a primary."""
+        with self.client() as client:
+            client.replicaof("NO", "ONE")
+
     def _answers(self) -> bool:
         try:
             with self.client() as client:

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 
 import pytest
 
 from server.realtime.server import Options, RecoveryOptions
 from tests.conformance.cluster import ClubMember, Cluster, Node, away, cluster, crash
 from tests.conformance.wire import eventually
-from tests.redis_server import make_redis, shared_redis_url
+from tests.fault_proxy import FaultProxy, no_fault
+from tests.redis_server import make_redis, running_redis, shared_redis_url
 
 
 @pytest.fixture
@@ -210,3 +212,39 @@ async def test_nobody_recovers_across_the_loss_of_redis() -> None:
                 await each.hear_until(3)
     finally:
         await asyncio.to_thread(redis.stop)
+
+
+async def test_nobody_goes_on_from_what_a_promoted_replica_lacks(tmp_path: Path) -> None:
+    """Else it would come twice. The server that told it is dead, and the other one was deaf to it."""
+    async with AsyncExitStack() as stack:
+        primary = stack.enter_context(running_redis(tmp_path / "primary"))
+        copying, here, there = [
+            await stack.enter_async_context(FaultProxy(primary.port).listening()) for _ in range(3)
+        ]
+        replica = stack.enter_context(running_redis(tmp_path / "replica", replica_of=copying.port))
+        made = Cluster(f"redis://127.0.0.1:{here.port}", Options())
+        one = await stack.enter_async_context(made.node())
+        made.url = f"redis://127.0.0.1:{there.port}"
+        other = await stack.enter_async_context(made.node())
+        member = ClubMember(one.site)
+        await member.come()
+        await one.say()
+        await member.hear_until(1)
+        await one.settled()
+        while not await asyncio.to_thread(replica.holds, f"{made.bus_options.name}:last:gapless:r"):  # noqa: ASYNC110 - Redis tells nobody
+            await asyncio.sleep(0.02)
+        copying.choose = there.choose = lambda: "blackhole"
+        await eventually(lambda: copying.met["blackhole"] and there.met["blackhole"])
+        await one.say(count=2)
+        await member.hear_until(3)
+        member.drop()
+        await crash(one)
+        await asyncio.to_thread(primary.kill)
+        await asyncio.to_thread(replica.promote)
+        there.to_port, there.choose = replica.port, no_fault
+        there.cut()
+        await eventually(other.bus.is_heard)
+        await other.settled()
+        assert not await member.at(other).come()
+        await other.say()
+        await member.hear_until(4)
