@@ -284,8 +284,40 @@ def encode_disconnect(namespace: str) -> Encoded:
 
 def encode_event(namespace: str, event: str, data: object) -> EventPacket:
     """An event of one argument: JSON types, msgspec structs, Raw; bytes in lists and dicts are attached."""
+    if (opening := _encode_text(namespace, event, data)) is not None:
+        return EventPacket(opening, ())
     text, *attachments = _encode(EVENT, namespace, [event, data])
     return EventPacket(text.payload.removesuffix(b"]"), tuple(attachments))
+
+
+def _encode_text(namespace: str, event: str, data: object) -> bytes | None:
+    """The event without the bracket at its end; None if something is to be attached to it.
+
+    As the library's packets do it, which take ten times as long.
+    """
+    try:
+        if _holds_bytes(data):
+            return None
+        arguments = msgspec.json.encode([event, data])
+        # What is put in raw may be anything.
+        str(arguments, "utf-8")
+    except UnicodeError:
+        raise UnencodableError("a lone surrogate cannot be sent") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnencodableError(f"cannot be sent: {error}") from None
+    where = "" if namespace == "/" else f"{namespace},"
+    return f"{engineio_packet.MESSAGE}{EVENT}{where}".encode() + arguments.removesuffix(b"]")
+
+
+def _holds_bytes(data: object) -> bool:
+    match data:
+        case bytes() | bytearray():
+            return True
+        case list():
+            return any(map(_holds_bytes, data))
+        case dict():
+            return any(map(_holds_bytes, data.values()))
+    return False
 
 
 def encode_ack(namespace: str, ack_id: int, result: object) -> Encoded:

@@ -199,9 +199,8 @@ class RedisBus:
                 log.exception("realtime.entry_failed", error_id=new_error_id(), name=name)
         for out in outs:
             self._add(out)
-        await self._publisher.room(_PATIENCE_S)
-        if not any(isinstance(each, Control) for each in published):
-            return
+        if self._outbox.is_full:
+            await self._publisher.room(_PATIENCE_S)
         last = next((out for out in reversed(outs) if isinstance(out.entry, ControlEntry)), None)
         if last is not None:
             await self._dealt_with(last)

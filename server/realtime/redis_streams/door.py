@@ -6,6 +6,7 @@ besides, so that nobody has to ask for it, with the id before it: who hears it k
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from hashlib import sha1
 from secrets import token_urlsafe
@@ -145,6 +146,7 @@ class Door:
         self._channel = f"{self.stream}:{client.connection_pool.connection_kwargs.get('db') or 0}"
         self._line = Line(client, self._channel, heard=heard, broken=broken, timeout_s=timeout_s)
         self._opening = asyncio.Lock()
+        self._epochs = map(f"{token_urlsafe(6)}~{{:x}}".format, itertools.count())
         self._begin_epoch = client.register_script(_BEGIN_EPOCH)
 
     async def open(self) -> None:
@@ -160,7 +162,7 @@ class Door:
         try:
             about = await self._line.call("INFO", "replication")
             (primary,) = (line for line in about.split() if line.startswith(b"master_replid:"))
-            await self._run(_ENTER, primary, token_urlsafe(6))
+            await self._run(_ENTER, primary, next(self._epochs))
         except BaseException:
             self._line.close()
             raise
@@ -175,13 +177,14 @@ class Door:
         Of each that was looked at: None, it is in now; 0, it was in before, or a later one is; more: it
         is too early, and the last one looked at; to this number its key has come.
         """
-        await self.open()
+        if not self._line.is_open:
+            await self.open()
         arguments: list[str | int | bytes] = [
             self._prefix,
             self._retention_ms,
             self._most_entries,
             _KNOWN_S,
-            token_urlsafe(6),
+            next(self._epochs),
             self._channel,
         ]
         for each in batch:
@@ -191,7 +194,9 @@ class Door:
 
     async def begin_epoch(self, known: str) -> str:
         """The epoch that comes after `known`: a new one, unless another server has begun it already."""
-        answer = await self._begin_epoch(keys=[self.stream, self._epoch_key], args=[known, token_urlsafe(6)])
+        answer = await self._begin_epoch(
+            keys=[self.stream, self._epoch_key], args=[known, next(self._epochs)]
+        )
         return str(answer, "ascii")
 
     async def _run(self, script: str, *arguments: str | int | bytes) -> Any:

@@ -81,7 +81,8 @@ class Fallback:
 
     def wake(self) -> None:
         """There is more to be dealt with."""
-        self._changed.set()
+        if self.is_away:
+            self._changed.set()
 
     def went_away(self) -> None:
         """Redis did not do what it was to."""

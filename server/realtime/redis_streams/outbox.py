@@ -131,6 +131,9 @@ class Outbox:
         With each, whether it has been dealt with here.
         """
         for known in (self.pending, self.told):
+            # Mostly there is nothing before it.
+            if next(iter(known), number) >= number:
+                continue
             for earlier in list(itertools.takewhile(lambda each: each < number, known)):
                 out = known[earlier]
                 if not out.is_unsent and (out.is_in or known is self.told):

@@ -56,6 +56,7 @@ class Publisher:
         # The first echo need not wait.
         self._filled.set()
         self._passed = asyncio.Condition()
+        self._waiting = 0
         self._failures = Repeats()
         self._echo: Out | None = None
         self._echoed_at_s = float("-inf")
@@ -105,15 +106,20 @@ class Publisher:
     async def room(self, timeout_s: float) -> None:
         """Return once there is room for more, or after that time."""
         if self._outbox.is_full:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s), self._passed:
-                    await self._passed.wait_for(lambda: not self._outbox.is_full)
+            await self._until(lambda: not self._outbox.is_full, timeout_s)
 
     async def flush(self, timeout_s: float) -> None:
         """Return once nothing is unsent or owed, or after that time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), self._passed:
-                await self._passed.wait_for(lambda: not (self._outbox.unsent or self._outbox.owed))
+        await self._until(lambda: not (self._outbox.unsent or self._outbox.owed), timeout_s)
+
+    async def _until(self, holds: Callable[[], bool], timeout_s: float) -> None:
+        self._waiting += 1
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s), self._passed:
+                    await self._passed.wait_for(holds)
+        finally:
+            self._waiting -= 1
 
     async def run(self) -> None:
         """Publish, until cancelled."""
@@ -121,7 +127,8 @@ class Publisher:
         while True:
             await self._wait()
             try:
-                await self._publish_owed()
+                if self._outbox.owed:
+                    await self._publish_owed()
                 await self._publish_batch()
             except FAILURES as error:
                 if (left_out := self._failures.admit(type(error).__name__)) is not None:
@@ -131,15 +138,19 @@ class Publisher:
                 failed += 1
             else:
                 failed = 0
-            async with self._passed:
-                self._passed.notify_all()
+            if self._waiting:
+                async with self._passed:
+                    self._passed.notify_all()
 
     async def _wait(self) -> None:
         if not (self._outbox.unsent or (self._outbox.owed and not self._is_source_away())):
             self._filled.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_ECHO_S):
-                    await self._filled.wait()
+            # Without `asyncio.timeout`: this is done for each message.
+            expiry = asyncio.get_running_loop().call_later(_ECHO_S, self._filled.set)
+            try:
+                await self._filled.wait()
+            finally:
+                expiry.cancel()
         # One at a time: while Redis is away they would pile up.
         is_awaited = self._echo is not None and self._echo.is_unsent
         if not is_awaited and time.monotonic() - self._echoed_at_s >= _ECHO_S:
