@@ -71,12 +71,14 @@ class EventPacket:
         self._attachments = attachments
         self._plain: Encoded | None = None
         self._marked: Encoded | None = None
-        self.size_bytes = len(opening) + sum(len(frame.payload) for frame in attachments)
+        self.size_bytes = len(opening)
+        if attachments:
+            self.size_bytes += sum(len(frame.payload) for frame in attachments)
 
     @classmethod
     def of(cls, opening: bytes, attachments: Iterable[bytes]) -> "EventPacket":
         """The event that `parts` was taken of."""
-        return cls(opening, tuple(Frame(each, is_binary=True) for each in attachments))
+        return cls(opening, tuple([Frame(each, is_binary=True) for each in attachments]))
 
     @property
     def parts(self) -> tuple[bytes, list[bytes]]:
@@ -146,6 +148,8 @@ _BINARY_FRAME = 0x82
 
 def encoded(*frames: Frame) -> Encoded:
     """One packet of these frames."""
+    if len(frames) == 1:
+        return Encoded(frames, _websocket_frame(frames[0]))
     return Encoded(frames, b"".join(map(_websocket_frame, frames)))
 
 

@@ -118,12 +118,12 @@ class Outbox:
 
     def came_back(self, number: int) -> None:
         """The stream has brought that entry, and it has been dealt with here."""
-        for known in (self.told, self.pending):
-            if out := known.get(number):
-                # What became of it may be unknown still; it is not to go in once more.
-                out.is_void = True
-        self.told.pop(number, None)
-        self.settle(number, is_published=True)
+        # What became of them may be unknown still; they are not to go in once more.
+        if told := self.told.pop(number, None):
+            told.is_void = True
+        if out := self.pending.pop(number, None):
+            out.is_void = True
+            out.resolve(is_published=True)
 
     def overtaken(self, number: int) -> Iterator[tuple[Out, bool]]:
         """Those that went into the stream before that one and did not come out of it: they are lost.
@@ -144,6 +144,8 @@ class Outbox:
     def passed(self, number: int) -> dict[str, int]:
         """What the stream has brought before the echo of that number; what lay before a lost one is owed."""
         passed: dict[str, int] = {}
+        if not self.fences:
+            return passed
         for fence in list(itertools.takewhile(lambda each: each <= number, self.fences)):
             keys = self.fences.pop(fence)
             if fence == number:
