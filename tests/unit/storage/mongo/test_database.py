@@ -62,7 +62,7 @@ async def test_no_insert_is_over_eight_mebibytes_whatever_the_changes_weigh(
     url: str, wire: Wire, storage: MongoStorage
 ) -> None:
     await storage.close()  # it has the lease, and was not listened to
-    second = MongoStorage(url, is_alone=False, timeout_s=10)
+    second = MongoStorage(url, is_alone=False, timeout_s=60)
     await second.open()
     wire.commands.clear()
     who = tuple(f"{number:064d}" for number in range(20))
