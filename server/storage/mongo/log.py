@@ -58,15 +58,19 @@ class MongoLog(LogStore):
     async def append(self, changes: Sequence[Change]) -> None:
         if not changes:
             return
+        is_begun = False
         try:
-            for batch in _parts([RawBSONDocument(bson.encode(to_document(change))) for change in changes]):
-                await self._database.insert_in_order("changes", batch)
+            for part in _parts([RawBSONDocument(bson.encode(to_document(change))) for change in changes]):
+                await self._database.insert_in_order("changes", part)
+                is_begun = True
         except (TakenError, UnavailableError) as error:
             self._doubt(changes)
             if isinstance(error, UnavailableError):
                 raise
-            slot = Slot(changes[0].room_id, changes[0].rev) if error.is_first else None
-            raise CollisionError(slot) from None
+            is_nothing_stored = error.is_first and not is_begun
+            raise CollisionError(
+                Slot(changes[0].room_id, changes[0].rev) if is_nothing_stored else None
+            ) from None
         self._follow_up.note(changes)
         if any(change.kind == "delete" for change in changes):
             await self._follow_up.blank()

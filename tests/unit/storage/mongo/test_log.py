@@ -9,6 +9,8 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from server.domain.errors import UnavailableError
 from server.domain.models import Change, Message
+from server.storage.base import CollisionError, Slot
+from server.storage.mongo import log as mongo_log
 from server.storage.mongo.database import Document
 from server.storage.mongo.store import MongoStorage
 from tests.builders import delete_change, member, message_change, react_change, room
@@ -75,6 +77,20 @@ async def test_nothing_is_numbered_after_a_head_that_cannot_be_read(
     await storage.create_room(room("room"), [])
     with pytest.raises(UnavailableError):
         await storage.add_member(member("room", "juan"))
+
+
+async def test_a_collision_behind_what_a_batch_has_stored_already_is_not_that_of_its_first_entry(
+    storage: MongoStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo_log, "_MOST_BYTES", 1)  # each in an insert of its own
+    await storage.append([message_change("room", 2, seq=2)])
+    with pytest.raises(CollisionError) as behind:
+        await storage.append([message_change("room", rev, key=f"other-{rev}") for rev in (1, 2, 3)])
+    assert behind.value.slot is None
+    with pytest.raises(CollisionError) as first:
+        await storage.append([message_change("room", rev, key=f"another-{rev}") for rev in (1, 3)])
+    assert first.value.slot == Slot("room", 1)
+    assert (await storage.changes_after("room", 0, 1))[0].key == "other-1"
 
 
 async def test_what_was_stored_without_an_answer_is_followed_up_once_it_is_found(
