@@ -78,7 +78,7 @@ async def test_a_server_alone_gives_way_to_a_cluster_that_started_at_the_same_ti
     url: str, joined: MongoStorage
 ) -> None:
     """It looked for the lease before it was taken, and reports after the reports were looked for."""
-    alone = MongoStorage(url, timeout_s=10, lease_s=0.8)
+    alone = MongoStorage(url, timeout_s=10, lease_s=2)
     await alone.open()
 
     async def go_on() -> None:
@@ -92,7 +92,7 @@ async def test_a_server_alone_gives_way_to_a_cluster_that_started_at_the_same_ti
                 await alone.ping()
     with pytest.raises(UnavailableError, match="another server"):
         await alone.create_user(user("juan"), None)
-    second = MongoStorage(url, timeout_s=10, lease_s=0.8, is_alone=False)
+    second = MongoStorage(url, timeout_s=10, lease_s=2, is_alone=False)
     await second.open()
     await second.close()
     going_on.cancel()
