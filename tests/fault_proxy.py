@@ -80,6 +80,8 @@ class FaultProxy:
         task = asyncio.create_task(self._serve(reader, writer), name="fault_proxy.serve")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # It may be cancelled before it has begun.
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -136,6 +136,9 @@ class Reader:
             self._is_doubtful = True
         while self._heard and not self._is_doubtful:
             await self._take_published(self._heard.popleft())
+            if self._heard:
+                # There may be hundreds, and others who wait.
+                await asyncio.sleep(0)
 
     async def _hears(self) -> bool:
         loop = asyncio.get_running_loop()
