@@ -1,9 +1,10 @@
 """This project's engine as a node of a cluster joined by Redis, without store and limits.
 
-What is said has a gapless order, as messages have, and is kept in memory in place of the store.
+What is said has a gapless order, as messages have. The last of it is kept in memory in place of the store.
 """
 
 import os
+from collections import deque
 from collections.abc import Collection, Mapping
 
 from aiohttp import web
@@ -21,26 +22,30 @@ from server.telemetry import configure
 
 # As the server has it.
 _WRITE_TIMEOUT_S, _READ_TIMEOUT_S = 1.0, 3.0
-_PAGE = 100
+_MOST_KEPT = 1_000
 
 
 class Said:
     """The source: what was said here. The other node has nothing of it."""
 
     def __init__(self) -> None:
-        self.emits: list[Emit] = []
+        self._emits: deque[Emit] = deque(maxlen=_MOST_KEPT)
+        self._head = 0
 
     def say(self, data: object) -> Emit:
         """Keep it; the next one of the room."""
-        order = Order(ROOM, len(self.emits) + 1)
-        self.emits.append(Emit(event=EVENT, data=data, rooms=frozenset([ROOM]), order=order))
-        return self.emits[-1]
+        self._head += 1
+        self._emits.append(
+            Emit(event=EVENT, data=data, rooms=frozenset([ROOM]), order=Order(ROOM, self._head))
+        )
+        return self._emits[-1]
 
     async def emits_after(self, key: str, number: int) -> list[Emit]:  # noqa: ARG002 - there is one room
-        return self.emits[number : number + _PAGE]
+        first = number - (self._head - len(self._emits))
+        return list(self._emits)[max(first, 0) :]
 
     async def heads(self, keys: Collection[str]) -> Mapping[str, int]:
-        return dict.fromkeys(keys, len(self.emits))
+        return dict.fromkeys(keys, self._head)
 
     def passed(self, key: str, number: int, memo: str) -> None: ...
 
