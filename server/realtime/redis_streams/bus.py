@@ -137,6 +137,7 @@ class RedisBus:
                 self._epoch = await self._door.begin_epoch("")
                 self._recovery.begin_epoch(self._epoch, await self._reader.open())
                 await self._reader.catch_up()
+                await self._tracks.require_stored()
         except RedisRefusedError as error:
             raise BusRefusedError(str(error)) from None
         except FAILURES as error:
@@ -251,29 +252,28 @@ class RedisBus:
         self._reader.doubt()
 
     async def _take(self, taken: Taken) -> None:
-        position = taken.position
         async with self._fallback.dealing:
             if self._reader.has_more:
                 self._server.hold()
             if taken.epoch != self._epoch:
-                self._begin_epoch(taken.epoch, position - 1)
+                self._begin_epoch(taken.epoch, taken.position - 1)
             try:
                 entry = entries.decode(taken.data)
             except msgspec.MsgspecError:
-                log.error("bus.entry_skipped", reason="it does not decode", position=position)  # noqa: TRY400 - no trace of it helps
-                self._skipped(position)
+                log.error("bus.entry_skipped", reason="it does not decode", position=taken.position)  # noqa: TRY400 - no trace of it helps
+                self._skipped(taken.position)
                 return
             try:
                 if taken.is_first and isinstance(entry, EmitEntry):
-                    self._recovery.doubt(entry.rooms, position)
+                    self._recovery.doubt(entry.rooms, taken.position)
                     if not self._tracks.is_known(entry.key):
                         self._recovery.begin_anew(entry.rooms)
-                await self._deal(entry, position)
+                await self._deal(entry, taken.position)
             except Exception:
                 log.exception("realtime.entry_failed", error_id=new_error_id())
             if entry.node == self.node and entry.number:
                 self._came_back(entry.number)
-            self._recovery.advance(position)
+            self._recovery.advance(taken.position)
 
     async def _deal(self, entry: Entry, position: int) -> None:
         is_told = entry.node == self.node and entry.number in self._outbox.told
@@ -281,7 +281,8 @@ class RedisBus:
         entry = entries.lost(entry)
         if isinstance(entry, EmitEntry):
             if entry.key:
-                self._source.passed(entry.key, entry.rev, entry.memo)
+                if self._is_live:  # what stands in the stream at the start may be newer than the source
+                    self._source.passed(entry.key, entry.rev, entry.memo)
                 is_live = await self._tracks.admit(entry.key, entry.rev, is_live=is_live)
             # What is of no use later is of none to who has been deaf.
             self._emit(entry, position, is_live=is_live and not (entry.volatile and self._fallback.is_away))
@@ -304,15 +305,14 @@ class RedisBus:
 
     def _emit(self, entry: EmitEntry, position: int, *, is_live: bool) -> None:
         packet, rooms, except_rooms = entry.packet, frozenset(entry.rooms), frozenset(entry.except_rooms)
-        recovery = self._recovery
         if entry.volatile or not rooms:
-            offset = recovery.offset()
+            offset = self._recovery.offset()
         else:
-            offset = recovery.record(packet, rooms, except_rooms, position)
+            offset = self._recovery.record(packet, rooms, except_rooms, position)
         if not is_live:
             return
         if entry.pid:
-            recovery.deliver(entry.pid, packet, offset)
+            self._recovery.deliver(entry.pid, packet, offset)
         else:
             self._send(packet, offset, rooms, except_rooms, volatile=entry.volatile)
 

@@ -5,8 +5,9 @@ import heapq
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
-from server.realtime.bus import Emit, Source, SourceAwayError
+from server.realtime.bus import BusRefusedError, Emit, Source, SourceAwayError
 
 _MOST_SEEN = 50_000
 _IDLE_S = 60.0
@@ -15,6 +16,9 @@ _SOURCE_TIMEOUT_S = 1.0
 # What was told longer ago, or of more keys, nobody publishes once more.
 _RECENT_S = 3_600.0
 _MOST_RECENT = 4_000
+_MOST_CHECKED = 100
+# What a primary has just been elected for it may answer a moment later.
+_CHECKED_AFTER_S = (0.0, 0.5, 2.0)
 
 
 class _Track:
@@ -63,6 +67,27 @@ class Tracks:
         self._repairing = asyncio.Lock()
         self.ahead: dict[str, int] = {}
         self.broken: set[str] = set()
+
+    async def require_stored(self) -> None:
+        """Make sure that the source has what the stream has brought lately of the keys that it knows.
+
+        Where it was set back the door would let nothing pass until the old numbers are reached. Raises
+        BusRefusedError.
+        """
+        seen = dict(list(self._seen.items())[-_MOST_CHECKED:])
+        is_behind = False
+        for pause_s in _CHECKED_AFTER_S:
+            await asyncio.sleep(pause_s)
+            with suppress(SourceAwayError):
+                heads = await self._source.heads(list(seen))
+                is_behind = any(0 < heads.get(key, 0) < number for key, number in seen.items())
+                if not is_behind:
+                    return
+        if is_behind:
+            raise BusRefusedError(
+                "Redis has changes which the store lacks: a backup was restored. Stop all servers, empty the "
+                "database of Redis, which keeps nothing that has to last, and start them again."
+            )
 
     async def follow(self, keys: Collection[str]) -> None:
         """Tell of these keys from now on. Raises SourceAwayError."""

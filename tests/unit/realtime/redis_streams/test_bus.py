@@ -105,6 +105,21 @@ async def test_every_server_learns_how_far_a_key_has_come(pair: Pair) -> None:
     assert sorted(made.log.passages) == sorted([(each.key, each.number, each.memo) for each in orders] * 2)
 
 
+async def test_a_source_that_was_set_back_is_refused_until_redis_is_emptied(pair: Pair) -> None:
+    made, one, _ = pair
+    await one.say(count=3)
+    del made.log.emits["r"][2:]
+    with pytest.raises(BusRefusedError, match="a backup was restored"):
+        async with made.node():
+            pass
+    # A site of the same Redis that does not know the room.
+    made.log.emits.clear()
+    made.log.passages.clear()
+    async with made.node() as third:
+        await third.settled()
+        assert not made.log.passages
+
+
 async def test_what_is_of_another_form_stops_nobody_but_who_would_go_on_from_before(pair: Pair) -> None:
     made, one, other = pair
     member = ClubMember(one.site)
