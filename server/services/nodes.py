@@ -1,6 +1,6 @@
-"""The other servers: which of them live and hear the bus, and what a dead one had not told yet."""
+"""The other servers: which of them live and hear the bus, and what a dead or a deaf one could not tell."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from server.domain.errors import ChatError
@@ -12,6 +12,8 @@ _REPORT_EVERY_S = 1.0
 _DEAD_AFTER_S = 15.0
 # What a server wrote before its last report it has told long ago, unless it was stopped in the middle of it.
 _UNTOLD_MS = 60_000
+# A deaf one is looked after every second; what it takes in it stores within its deadline.
+_UNHEARD_MS = 15_000
 _log = get_logger(__name__)
 
 
@@ -26,7 +28,10 @@ class Herald(Protocol):
 
 
 class Nodes:
-    """Reports that this server lives, and does for a dead one what it left undone."""
+    """Reports that this server lives, and does for a dead one what it left undone.
+
+    One that does not hear the bus cannot tell what is said there either: who hears it tells it.
+    """
 
     def __init__(
         self,
@@ -48,6 +53,8 @@ class Nodes:
         self._reported_at = float("-inf")
         self._beats: dict[str, tuple[int, float]] = {}
         self._others: list[NodeReport] = []
+        # Of each deaf server: by room, up to where it was told for it.
+        self._told_for: dict[str, dict[str, int]] = {}
 
     @property
     def do_others_hear(self) -> bool:
@@ -67,6 +74,10 @@ class Nodes:
         self._others = [each for each in others if each not in dead]
         for report in dead:
             await self._take_over(report)
+        deaf = [each for each in self._others if not each.is_heard] if self._is_heard() else []
+        self._told_for = {each.node: self._told_for.get(each.node, {}) for each in deaf}
+        for report in deaf:
+            await self._tell_for(report)
 
     async def leave(self) -> None:
         """This server stops, and has told all it wrote."""
@@ -82,10 +93,22 @@ class Nodes:
     async def _take_over(self, report: NodeReport) -> None:
         written = await self._store.written_by(report.node, report.at - _UNTOLD_MS)
         _log.warning("node.died", node=report.node, written=len(written))
-        revs: dict[str, list[int]] = {}
-        for room_id, rev in written:
-            revs.setdefault(room_id, []).append(rev)
-        for room_id, each in revs.items():
-            self._herald.retell(room_id, min(each), max(each))
+        for room_id, revs in _by_room(written).items():
+            self._herald.retell(room_id, min(revs), max(revs))
         self._herald.read_anew()
         await self._store.forget_node(report.node)
+
+    async def _tell_for(self, report: NodeReport) -> None:
+        written = _by_room(await self._store.written_by(report.node, report.at - _UNHEARD_MS))
+        told = self._told_for[report.node]
+        for room_id, revs in written.items():
+            if missing := [rev for rev in revs if rev > told.get(room_id, 0)]:
+                self._herald.retell(room_id, min(missing), max(missing))
+        self._told_for[report.node] = {room_id: max(revs) for room_id, revs in written.items()}
+
+
+def _by_room(written: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    revs: dict[str, list[int]] = {}
+    for room_id, rev in written:
+        revs.setdefault(room_id, []).append(rev)
+    return revs

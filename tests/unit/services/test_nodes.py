@@ -95,6 +95,25 @@ async def test_what_a_dead_server_wrote_of_late_is_told_for_it_once(world: World
     assert OTHER not in world.store.reports
 
 
+async def test_what_a_server_writes_that_does_not_hear_is_told_for_it_once_by_one_that_does(
+    world: World,
+) -> None:
+    world.store.written[OTHER] = [(world.clock.ms(), "a", 3)]
+    await world.pass_s(2, beating=True)
+    assert not world.retold
+    await world.pass_s(2, beating=True, hears=False)
+    world.store.written[OTHER] += [(world.clock.ms(), "a", 5), (world.clock.ms(), "a", 6)]
+    await world.pass_s(20, beating=True, hears=False)
+    assert (world.retold, world.anew) == ([("a", 3, 3), ("a", 5, 6)], 0)
+    world.hears = False
+    world.store.written[OTHER] += [(world.clock.ms(), "a", 7)]
+    await world.pass_s(2, beating=True, hears=False)
+    assert len(world.retold) == 2
+    world.hears = True
+    await world.pass_s(1, beating=True, hears=False)
+    assert world.retold[2:] == [("a", 7, 7)]
+
+
 async def test_a_server_that_goes_on_reporting_is_not_dead_however_wrong_its_clock_is(world: World) -> None:
     for _ in range(40):
         world.clock.advance(1)
