@@ -60,6 +60,13 @@ class Retelling:
             raise SourceAwayError from None
         return {room_channel(room_id): rev for room_id, rev in heads.items()}
 
+    async def settle(self, key: str) -> None:
+        """As `Source.settle`."""
+        try:
+            await self.sessions.settle(room_of_channel(key))
+        except UnavailableError:
+            raise SourceAwayError from None
+
     def passed(self, key: str, number: int, memo: str) -> None:
         """As `Source.passed`."""
         if (head := _head(number, memo)) is not None:

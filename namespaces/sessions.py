@@ -155,6 +155,13 @@ class Sessions:
                 self._leave(notice, RoomLeft(room_id=notice.room_id, reason=notice.left_because))
             await self._follow(notice)
 
+    async def settle(self, room_id: str) -> None:
+        """Have nobody in the room here who is in it no more, heard of or not. Raises UnavailableError."""
+        people = self._people_in(room_channel(room_id))
+        for start in range(0, len(people), _READ_AT_A_TIME):
+            checked = people[start : start + _READ_AT_A_TIME]
+            await asyncio.gather(*(self._refresh_if_out(room_id, user_id) for user_id in checked))
+
     async def refresh(self) -> None:
         """Read anew who is in which room and whose login has ended: notices of it may have been missed.
 
@@ -208,6 +215,10 @@ class Sessions:
                     _settle(session, incarnations)
                 return
 
+    async def _refresh_if_out(self, room_id: str, user_id: str) -> None:
+        if not await self._rooms.is_in(room_id, user_id):
+            await self._refresh(user_id)
+
     async def _refresh(self, user_id: str) -> None:
         sessions = [each for each in self._sessions_of(user_id) if each.is_live]
         before = {session.connection.sid: session.connection.rooms for session in sessions}
@@ -216,6 +227,13 @@ class Sessions:
             _tell_difference(session, before[session.connection.sid])
             if session.end is None and await self._has_ended(session.identity):
                 self._end(session, _revoked())
+
+    def _people_in(self, channel: str) -> list[str]:
+        return [
+            user_id
+            for user_id, person in self._people.items()
+            if any(channel in session.connection.rooms for session in person.sessions.values())
+        ]
 
     def _sessions_of(self, user_id: str) -> list[Session]:
         person = self._people.get(user_id)

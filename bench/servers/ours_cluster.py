@@ -47,6 +47,9 @@ class Said:
     async def heads(self, keys: Collection[str]) -> Mapping[str, int]:
         return dict.fromkeys(keys, self._head)
 
+    async def settle(self, key: str) -> None:
+        """Everybody is in the room."""
+
     def passed(self, key: str, number: int, memo: str) -> None: ...
 
     def forget(self) -> None:

@@ -73,6 +73,9 @@ class Source(Protocol):
     async def heads(self, keys: Collection[str]) -> Mapping[str, int]:
         """The greatest number of each key, 0 where there is none."""
 
+    async def settle(self, key: str) -> None:
+        """Have nobody here told of this key any more who is not to be, though no control has said so yet."""
+
     def passed(self, key: str, number: int, memo: str) -> None:
         """One of the key has come by the bus; raises nothing. Others may have come, and gone, before it."""
 

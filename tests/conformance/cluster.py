@@ -24,6 +24,7 @@ class Log:
         self.emits: dict[str, list[Emit]] = {}
         self.is_away = False
         self.refreshes = 0
+        self.settled: list[str] = []
         self.passages: list[tuple[str, int, str]] = []
 
     def say(self, room: str) -> Emit:
@@ -40,6 +41,10 @@ class Log:
     async def heads(self, keys: Collection[str]) -> Mapping[str, int]:
         self._require_here()
         return {key: len(self.emits.get(key, [])) for key in keys}
+
+    async def settle(self, key: str) -> None:
+        self._require_here()
+        self.settled.append(key)
 
     def passed(self, key: str, number: int, memo: str) -> None:
         self.passages.append((key, number, memo))

@@ -189,6 +189,9 @@ class Tracks:
     async def _tell_next(self, key: str, track: _Track, after: int) -> bool:
         """Tell a page; False when there is nothing new in it."""
         emits = await self._source.emits_after(key, after)
+        if emits:
+            # They may be newer than what controls have said. What is read now is newer than they are.
+            await self._source.settle(key)
         told = track.told
         for emit in emits:
             if emit.order is not None and emit.order.number == (track.told or 0) + 1:

@@ -34,6 +34,17 @@ async def test_rooms_that_were_joined_and_left_unheard_are_entered_left_and_told
     assert len(connection.emitted("room_left") + connection.emitted("room_joined")) == 2
 
 
+async def test_who_is_out_of_a_room_unheard_is_found_by_settling_it(world: World) -> None:
+    room_id, other = [await world.site.group("juan", "ana", "eva") for _ in range(2)]
+    ana, eva = [await world.connect(each) for each in ("ana", "eva")]
+    for each, user_id in ((room_id, "ana"), (other, "eva")):
+        await world.site.storage.remove_member(each, user_id)
+    await world.sessions.settle(room_id)
+    assert connection_of(ana).emitted("room_left") == [RoomLeft(room_id=room_id, reason="removed")]
+    assert room_channel(room_id) not in ana.connection.rooms
+    assert eva.connection.rooms >= {room_channel(room_id), room_channel(other)}
+
+
 async def test_a_session_of_one_room_is_told_of_that_room_alone(world: World) -> None:
     room_id, other = [await world.site.group("juan", "ana") for _ in range(2)]
     session = await world.connect("ana", room_id=room_id)

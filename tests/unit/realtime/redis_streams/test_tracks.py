@@ -205,3 +205,21 @@ async def test_the_numbers_seen_are_bounded(world: World, monkeypatch: pytest.Mo
     for key in "abc":
         await world.tracks.admit(key, 1, is_live=False)
     assert list(world.tracks._seen) == ["b", "c"]
+
+
+async def test_nothing_of_the_source_is_told_before_it_is_settled_who_hears_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is told was read before that, so that nobody who was out by then hears it."""
+    await world.follow(stored=0)
+    world.store(2)
+    settled: list[tuple[str, list[object]]] = []
+
+    async def settle(key: str) -> None:
+        settled.append((key, list(world.told)))
+        world.log.say(key)
+
+    monkeypatch.setattr(world.log, "settle", settle)
+    await world.tracks.repair()
+    assert settled == [("r", [])]
+    assert world.told == ["1 read", "2 read"]
