@@ -98,6 +98,8 @@ def refusal(error: BaseException) -> str | None:
         if isinstance(error, kind):
             return remedy
     if isinstance(error, ResponseError):
+        if str(error).startswith("DB index"):
+            return "Redis has no database of this number: correct what stands last in the URL."
         return f"Redis refuses ({str(error).partition(' ')[0]}): its documentation has this code."
     if isinstance(cause := error.__context__, ssl.SSLCertVerificationError):
         return (

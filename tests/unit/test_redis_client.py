@@ -52,6 +52,11 @@ async def test_a_wrong_password_is_refused_without_showing_it(guarded: RedisServ
     assert "127.0.0.1" not in said
 
 
+async def test_a_database_that_there_is_not_is_named_as_that(guarded: RedisServer) -> None:
+    said = await refused(f"redis://:{SECRET}@127.0.0.1:{guarded.port}/9999")
+    assert "no database of this number" in said
+
+
 async def test_a_user_without_the_right_to_ask_is_refused(guarded: RedisServer) -> None:
     admin = make_client(f"redis://:{SECRET}@127.0.0.1:{guarded.port}", timeout_s=2)
     await admin.acl_setuser("eva", enabled=True, passwords=[f"+{SECRET}"], commands=["+get"])
