@@ -158,18 +158,15 @@ class Sessions:
     async def settle(self, room_id: str) -> None:
         """Have nobody in the room here who is in it no more, heard of or not. Raises UnavailableError."""
         people = self._people_in(room_channel(room_id))
-        for start in range(0, len(people), _READ_AT_A_TIME):
-            checked = people[start : start + _READ_AT_A_TIME]
-            await asyncio.gather(*(self._refresh_if_out(room_id, user_id) for user_id in checked))
+        members = await self._rooms.members_among(room_id, people)
+        await self._refresh_all([user_id for user_id in people if user_id not in members])
 
     async def refresh(self) -> None:
         """Read anew who is in which room and whose login has ended: notices of it may have been missed.
 
         Raises UnavailableError.
         """
-        people = list(self._people)
-        for start in range(0, len(people), _READ_AT_A_TIME):
-            await asyncio.gather(*map(self._refresh, people[start : start + _READ_AT_A_TIME]))
+        await self._refresh_all(list(self._people))
 
     async def drain(self, spread_s: float) -> None:
         """Tell every session when it will be closed, and close them one after the other over `spread_s`."""
@@ -215,9 +212,9 @@ class Sessions:
                     _settle(session, incarnations)
                 return
 
-    async def _refresh_if_out(self, room_id: str, user_id: str) -> None:
-        if not await self._rooms.is_in(room_id, user_id):
-            await self._refresh(user_id)
+    async def _refresh_all(self, user_ids: list[str]) -> None:
+        for start in range(0, len(user_ids), _READ_AT_A_TIME):
+            await asyncio.gather(*map(self._refresh, user_ids[start : start + _READ_AT_A_TIME]))
 
     async def _refresh(self, user_id: str) -> None:
         sessions = [each for each in self._sessions_of(user_id) if each.is_live]

@@ -175,9 +175,9 @@ class RoomService:
         memberships = await self._store.memberships(user_id)
         return {each.room.id: each.member.incarnation for each in memberships if each.member is not None}
 
-    async def is_in(self, room_id: str, user_id: str) -> bool:
-        """Whether a user is a member of a room, as the store has it now."""
-        return await self._store.find_member(room_id, user_id) is not None
+    async def members_among(self, room_id: str, user_ids: Sequence[str]) -> set[str]:
+        """Those of the users who are members of a room, as the store has it now."""
+        return await self._store.members_among(room_id, user_ids)
 
     async def last_read_seq(self, room_id: str, user_id: str) -> int:
         """Where the user's read cursor of a room is."""

@@ -102,6 +102,9 @@ class RoomStore(Protocol):
     async def find_member(self, room_id: str, user_id: str) -> Member | None:
         """One membership of a room that is not deleted."""
 
+    async def members_among(self, room_id: str, user_ids: Sequence[str]) -> set[str]:
+        """Those of the users who are members of the room; nobody is one of a deleted room."""
+
     async def members(self, room_id: str, after: tuple[int, str], limit: int) -> list[Member]:
         """The members with (joined_at, user_id) > after, ascending."""
 

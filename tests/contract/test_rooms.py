@@ -36,6 +36,19 @@ async def test_a_room_is_created_with_its_members(storage: Storage) -> None:
     assert await storage.member_counts(["room", "another"]) == {"room": 2, "another": 0}
 
 
+async def test_it_is_said_who_of_some_people_are_members(storage: Storage) -> None:
+    await make(storage, member("room", "juan"), member("room", "ana"), member("room", "eva"))
+    await make(storage, member("other", "leo"), made=room("other"))
+    await storage.remove_member("room", "eva")
+    asked = ["juan", "eva", "leo", "nobody", "ana"]
+    assert await storage.members_among("room", asked) == {"juan", "ana"}
+    assert await storage.members_among("room", []) == set()
+    many = [f"user-{number}" for number in range(2_500)]
+    assert await storage.members_among("other", [*many, "leo"]) == {"leo"}
+    await storage.update_room("room", deleted_at=1)
+    assert await storage.members_among("room", asked) == set()
+
+
 async def test_asking_for_nothing_answers_nothing(storage: Storage) -> None:
     assert await storage.find_rooms([]) == {}
     assert await storage.member_counts([]) == {}

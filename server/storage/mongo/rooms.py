@@ -39,6 +39,7 @@ from server.storage.mongo.lock import locked
 _MOST_ROOMS = 10_000
 _ATTEMPTS = 10
 _SETTLED_AT_ONCE = 100
+_ASKED_AT_ONCE = 1_000
 _SEEN = ("_id", "incarnation", "role", "role_version")
 
 GONE_FOR_MS = 3600 * 1000
@@ -109,6 +110,15 @@ class MongoRooms(RoomStore):
     async def find_member(self, room_id: str, user_id: str) -> Member | None:
         found, is_open = await asyncio.gather(self._find_member(room_id, user_id), self._is_open(room_id))
         return found if is_open else None
+
+    async def members_among(self, room_id: str, user_ids: Sequence[str]) -> set[str]:
+        if not user_ids or not await self._is_open(room_id):
+            return set()
+        found: list[RawBSONDocument] = []
+        for start in range(0, len(user_ids), _ASKED_AT_ONCE):
+            ids = [f"{room_id}:{user_id}" for user_id in user_ids[start : start + _ASKED_AT_ONCE]]
+            found += await self._database.find("members", {"_id": {"$in": ids}}, limit=len(ids))
+        return {member.user_id for member in self._members(found)}
 
     async def members(self, room_id: str, after: tuple[int, str], limit: int) -> list[Member]:
         joined_at, user_id = after

@@ -27,6 +27,8 @@ _LAST_SEQ = "SELECT last_seq FROM changes WHERE room_id = ? ORDER BY rev DESC LI
 _INSERT_MEMBER = """INSERT INTO members (room_id, user_id, role, joined_at, incarnation, last_read_seq)
     VALUES (:room_id, :user_id, :role, :joined_at, :incarnation, :last_read_seq)"""
 _MEMBER = "SELECT document FROM member_documents WHERE room_id = ? AND user_id = ?"
+_AMONG = """SELECT json_group_array(m.user_id)
+    FROM json_each(?2) AS wanted CROSS JOIN members AS m ON m.room_id = ?1 AND m.user_id = wanted.value"""
 _MEMBERS = """SELECT '[' || group_concat(document) || ']' FROM (
         SELECT document FROM member_documents
         WHERE room_id = ? AND (joined_at, user_id) > (?, ?) ORDER BY joined_at, user_id LIMIT ?)"""
@@ -94,6 +96,10 @@ class SqliteRooms(RoomStore):
     async def find_member(self, room_id: str, user_id: str) -> Member | None:
         found = await self._database.read(_MEMBER, room_id, user_id)
         return _decode_member(found) if found else None
+
+    async def members_among(self, room_id: str, user_ids: Sequence[str]) -> set[str]:
+        found = await self._database.read(_AMONG, room_id, to_json(user_ids))
+        return set(msgspec.json.decode(found or "[]", type=list[str]))
 
     async def members(self, room_id: str, after: tuple[int, str], limit: int) -> list[Member]:
         found = await self._database.read(_MEMBERS, room_id, *after, limit)

@@ -84,6 +84,7 @@ async def read(storage: MongoStorage, keys: Sequence[str]) -> None:
     await storage.own_reactions([(room_id, "juan", 1) for room_id in rooms])
     await storage.find_rooms(rooms)
     await storage.find_member("room", "juan")
+    await storage.members_among("room", ["juan"])
     await storage.member_counts(rooms)
     await storage.members("room", (0, ""), 10)
     await storage.memberships("juan")
