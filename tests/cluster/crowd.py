@@ -28,6 +28,7 @@ class Crowd:
         self.members = members
         self.room_id = room_id
         self._writers = members[:writers]
+        self._patience_s = PATIENCE_S + len(members) / 2
         self._is_talking = False
         self._tasks: list[asyncio.Task[None]] = []
         self._before = self._counts()
@@ -41,7 +42,7 @@ class Crowd:
             yield
         finally:
             self._is_talking = False
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(self._patience_s):
                 await asyncio.gather(*writing)
 
     async def check(self, scenario: str) -> None:
@@ -56,7 +57,7 @@ class Crowd:
         stored = {message_id: seq for _, seq, message_id in log}
         acked = {key: seq for writer in self._writers for key, seq in writer.acked.items()}
         assert acked.items() <= stored.items()
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(self._patience_s):
             await asyncio.gather(*(member.knows(len(log)) for member in self.members))
         settled_s = time.monotonic() - began_s
         lost = sum(member.known != {rev: message_id for rev, _, message_id in log} for member in self.members)

@@ -16,6 +16,14 @@ from tests.redis_sentinel import replicated_redis
 MEMBERS, WRITERS = 40, 8
 MANY_MEMBERS, MANY_WRITERS = 200, 20
 BEFORE_S, AFTER_S = 1.5, 2.0
+# The store that stands in takes about a tenth of a second for each of those who come back, who may be more
+# than a hundred at once. Where their room did not count as large it would take minutes.
+FOR_MANY = {
+    "TERTULIA_PRESENCE__MAX_ROOM_SIZE": "50",
+    "TERTULIA_DATABASE__TIMEOUT_S": "30",
+    "TERTULIA_REALTIME__CONNECT_TIMEOUT_S": "60",
+    "TERTULIA_REALTIME__EVENT_DEADLINE_S": "40",
+}
 
 
 @pytest.fixture
@@ -97,9 +105,8 @@ async def test_nothing_is_lost_or_doubled_when(
 async def test_nothing_is_lost_or_doubled_for_many_when(
     tmp_path: Path, end: Callable[[Cluster], Awaitable[None]]
 ) -> None:
-    """Rooms count as large here: without that the store that stands in takes minutes to let them in."""
     async with (
-        running_cluster(tmp_path, 2, {"TERTULIA_PRESENCE__MAX_ROOM_SIZE": "50"}) as cluster,
+        running_cluster(tmp_path, 2, FOR_MANY) as cluster,
         gathered(cluster, MANY_MEMBERS, MANY_WRITERS) as crowd,
     ):
         await crowd_lives_through(end, cluster, crowd)

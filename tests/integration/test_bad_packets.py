@@ -79,7 +79,6 @@ RAW: dict[str, Any] = {
     "a nest without end": '42/chat,1["sync",' + "[" * 30_000 + "]" * 30_000 + "]",
     "another namespace": '42/admin,1["sync",{}]',
     "a second CONNECT": "40/chat,{}",
-    "an ack of a client": "43/chat,",
     "an unknown packet": "49/chat,",
     "an unknown frame": "9",
     "bytes that nobody announced": b"\x00",
