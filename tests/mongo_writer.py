@@ -11,7 +11,7 @@ import sys
 
 from server.domain.changes import Draft
 from server.domain.errors import UnavailableError
-from server.domain.models import Change, Message
+from server.domain.models import Message
 from server.storage.commit import Committer
 from server.storage.mongo.store import MongoStorage
 from tests.drafts import Told, edit, post, react
@@ -20,27 +20,33 @@ SENDERS = 25
 ROOM = "room"
 
 
-async def carry_out(committer: Committer, draft: Draft) -> Message:
+async def carry_out(storage: MongoStorage, committer: Committer, draft: Draft) -> Message:
+    key = (draft.room_id, draft.key)
     while True:
         try:
             outcome = await committer.append(draft)
+            # Where an earlier try was stored after its deadline nothing is left to change.
+            change = outcome.change or (await storage.find_by_keys([key]))[key]
         except UnavailableError:
             await asyncio.sleep(0.2)
         else:
-            if isinstance(outcome.change, Change):
-                sys.stdout.write(json.dumps([draft.key, outcome.change.rev]) + "\n")
-                sys.stdout.flush()
+            sys.stdout.write(json.dumps([draft.key, change.rev]) + "\n")
+            sys.stdout.flush()
             return outcome.message
 
 
-async def send(committer: Committer, name: str, messages: int) -> None:
+async def send(storage: MongoStorage, committer: Committer, name: str, messages: int) -> None:
     for number in range(messages):
         text = f"{number:04d}"
-        message = await carry_out(committer, post(text, by=name, unique=text))
+        message = await carry_out(storage, committer, post(text, by=name, unique=text))
         if number % 10 == 0:
-            await carry_out(committer, _own(edit(message, text + " edited"), f"{name}-edit-{number}"))
+            await carry_out(
+                storage, committer, _own(edit(message, text + " edited"), f"{name}-edit-{number}")
+            )
         if number % 10 == 3:
-            await carry_out(committer, _own(react(message, name, action="add"), f"{name}-react-{number}"))
+            await carry_out(
+                storage, committer, _own(react(message, name, action="add"), f"{name}-react-{number}")
+            )
 
 
 def _own(draft: Draft, key: str) -> Draft:
@@ -60,7 +66,7 @@ async def main(url: str, name: str, messages: int, timeout_s: float) -> None:
     committer = Committer(storage, Told(), node=name, is_alone=False)
     committer.start()
     each = messages // SENDERS
-    await asyncio.gather(*(send(committer, f"{name}-{sender}", each) for sender in range(SENDERS)))
+    await asyncio.gather(*(send(storage, committer, f"{name}-{sender}", each) for sender in range(SENDERS)))
     await committer.close()
     await storage.close()
 

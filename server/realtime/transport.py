@@ -114,7 +114,8 @@ class Transport(Session):
         self._websocket_request = request
         tcp = request.transport
         try:
-            if tcp is not None:
+            # One that has been lost meanwhile raises on uvloop.
+            if tcp is not None and not tcp.is_closing():
                 self._open(tcp)
             self._changed.set()
             async with asyncio.timeout(None) as self._awaited:

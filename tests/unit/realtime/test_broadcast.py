@@ -62,7 +62,7 @@ class Member:
             self.upgrade()
 
     def upgrade(self) -> None:
-        if not self.session.outlet.is_open and self.session.is_open:
+        if not self.session.outlet.is_open and self.session.is_open and not self.tap.is_lost:
             self.tap.write(packets.encoded(*self.session._take_unsent()).wire)
             self.session.outlet.open(self.tap)
 

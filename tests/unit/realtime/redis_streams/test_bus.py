@@ -122,8 +122,9 @@ async def test_a_source_that_was_set_back_is_refused_until_redis_is_emptied(pair
 
 async def test_what_is_of_another_form_stops_nobody_but_who_would_go_on_from_before(pair: Pair) -> None:
     made, one, other = pair
-    member = ClubMember(one.site)
-    await member.come()
+    member, witness = ClubMember(one.site), ClubMember(other.site)
+    for each in (member, witness):
+        await each.come()
     await one.tell("before")
     await member.hear_until("before")
     member.drop()
@@ -131,6 +132,7 @@ async def test_what_is_of_another_form_stops_nobody_but_who_would_go_on_from_bef
     await add_raw(one, b"\xc1")
     await add_raw(one, b"whatever", version="2")
     await one.tell("after")
+    await witness.hear_until("after")
     assert not await member.at(other).come()
     await eventually(lambda: made.log.refreshes)
     await one.tell("now")
