@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
 
 from server.storage.mongo.store import MongoStorage
 from tests.cluster import figures as figures_file
-from tests.cluster.member import Member
+from tests.cluster.member import ANSWER_S, Member
 from tests.cluster.site import Cluster
 from tests.harness import PATIENCE_S, Api, site_token
 
@@ -104,9 +104,9 @@ class Crowd:
 
 @contextlib.asynccontextmanager
 async def gathered(
-    cluster: Cluster, members: int, writers: int, where: Callable[[], str] | None = None
+    cluster: Cluster, members: int, writers: int, answer_s: float = ANSWER_S
 ) -> AsyncIterator[Crowd]:
-    """Everybody connected, each to a server of `where`, or to any that runs."""
+    """Everybody connected, each to any server that runs; acks are awaited for `answer_s`."""
 
     def anywhere() -> str:
         return random.choice(cluster.nodes).url
@@ -118,7 +118,7 @@ async def gathered(
             tokens = map(site_token, names[start : start + _AT_A_TIME])
             await asyncio.gather(*(api.call("GET", "/api/me", token=token) for token in tokens))
         room_id = await _make_room(api, names)
-        crowd = [Member(name, where or anywhere, http, room_id) for name in names]
+        crowd = [Member(name, anywhere, http, room_id, answer_s) for name in names]
         running: list[asyncio.Task[None]] = []
         try:
             for start in range(0, members, _AT_A_TIME):

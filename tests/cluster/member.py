@@ -13,7 +13,8 @@ from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSMsgTy
 from tests.harness import Json, site_token
 
 _CHANGES = {"chat_message", "message_edited", "message_deleted"}
-_ANSWER_S = 12.0
+# Beyond the deadline that servers have for an event unless their settings say otherwise.
+ANSWER_S = 12.0
 # As the standard clients' own, which begin with a second.
 _RECONNECT_S = (0.1, 0.6)
 _MOST_RECONNECT_S = 5.0
@@ -23,10 +24,14 @@ class Member:
     """Somebody in one room, who reconnects, recovers or syncs, and sends until it is acknowledged.
 
     `where` names the server of the next connection. `heard` are the revs that came as events on one
-    connection and its recoveries, in order; `known` is what it has of each rev, by events or by sync.
+    connection and its recoveries, in order; `known` is what it has of each rev, by events or by sync. An ack
+    is awaited for `answer_s`: who asks again before the server has given up adds to what keeps it from
+    answering.
     """
 
-    def __init__(self, name: str, where: Callable[[], str], http: ClientSession, room_id: str) -> None:
+    def __init__(
+        self, name: str, where: Callable[[], str], http: ClientSession, room_id: str, answer_s: float
+    ) -> None:
         self.name = name
         self.room_id = room_id
         self.known: dict[int, str] = {}
@@ -40,6 +45,7 @@ class Member:
         self.is_synced = asyncio.Event()
         self._where = where
         self._http = http
+        self._answer_s = answer_s
         self._heard: list[int] = []
         self._answers: dict[int, asyncio.Future[Json]] = {}
         self._next_id = 0
@@ -89,7 +95,7 @@ class Member:
         self._answers[number] = answer
         await self._socket.send_str(f"42/chat,{number}{json.dumps([event, payload])}")
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(self._answer_s):
                 return await answer
         finally:
             self._answers.pop(number, None)
@@ -137,6 +143,9 @@ class Member:
         else:
             self.synced += 1
             self._heard = []
+            self.is_synced.clear()
+        if not self.is_synced.is_set():
+            # Also where a recovered connection follows one that went before its sync had run to its end.
             self._syncing = asyncio.create_task(self._sync())
         self._pid = answer["pid"]
         self._tries = 0

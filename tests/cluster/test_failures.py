@@ -24,6 +24,7 @@ FOR_MANY = {
     "TERTULIA_REALTIME__CONNECT_TIMEOUT_S": "60",
     "TERTULIA_REALTIME__EVENT_DEADLINE_S": "40",
 }
+ANSWER_FOR_MANY_S = 45.0
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ async def test_nothing_is_lost_or_doubled_for_many_when(
 ) -> None:
     async with (
         running_cluster(tmp_path, 2, FOR_MANY) as cluster,
-        gathered(cluster, MANY_MEMBERS, MANY_WRITERS) as crowd,
+        gathered(cluster, MANY_MEMBERS, MANY_WRITERS, ANSWER_FOR_MANY_S) as crowd,
     ):
         await crowd_lives_through(end, cluster, crowd)
 
