@@ -7,12 +7,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from server import runtime
 from server.app import Tertulia
 from server.asyncapi import document
 from server.composition import make_tokens
@@ -23,14 +22,6 @@ from server.settings_load import SettingsError, describe, find_environment_warni
 from server.settings_secret import load_or_create_secret
 from server.storage.base import StoreRefusedError
 from server.telemetry import configure, get_logger
-
-_new_event_loop: Callable[[], asyncio.AbstractEventLoop]
-try:
-    import uvloop
-except ImportError:  # there is none for Windows
-    _new_event_loop = asyncio.new_event_loop
-else:
-    _new_event_loop = uvloop.new_event_loop
 
 _OK, _FAILED, _BAD_CONFIG = 0, 1, 2
 
@@ -62,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     configure(settings.log)
     if warning is not None:
         get_logger(__name__).warning("settings.ignored", detail=warning)
-    return _run_loop(_serve(settings, secret))
+    return runtime.run(_serve(settings, secret))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,11 +82,6 @@ def _secret(settings: Settings) -> str:
     if settings.auth.secret is not None:
         return settings.auth.secret.reveal()
     return load_or_create_secret(settings.database.folder)
-
-
-def _run_loop(main_task: Coroutine[Any, Any, int]) -> int:
-    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        return runner.run(main_task)
 
 
 async def _serve(settings: Settings, secret: str) -> int:

@@ -29,6 +29,7 @@ PARTS = {
     "backends": "app",
     "composition": "app",
     "redaction": "telemetry",
+    "runtime": "__main__",
     "settings_load": "settings",
     "settings_rules": "settings",
     "settings_secret": "settings",

@@ -12,6 +12,7 @@ from bench.frames import EVENT, NAMESPACE, ROOM, SOCKETIO_PATH
 from bench.servers.common import SECRET, listen, run
 from server.domain.errors import ChatError
 from server.realtime.server import Connection, Options, RefusedError, Server
+from server.runtime import calm_garbage_collection
 from server.services.tokens import ClaimNames, Tokens
 from server.settings import LogSettings
 from server.telemetry import configure
@@ -46,6 +47,7 @@ class Bench:
 
 async def start() -> int:
     """Listen; the port."""
+    calm_garbage_collection()
     configure(LogSettings())
     server = Server(Options())
     server.register(NAMESPACE, Bench(server))

@@ -17,6 +17,7 @@ from server.realtime.redis_streams.bus import RedisBus
 from server.realtime.redis_streams.recovery import make_recovery
 from server.realtime.server import Connection, Options, Server
 from server.redis_client import make_client
+from server.runtime import calm_garbage_collection
 from server.settings import LogSettings
 from server.telemetry import configure
 
@@ -78,6 +79,7 @@ class ClusterBench(Bench):
 
 async def start() -> int:
     """Listen; the port."""
+    calm_garbage_collection()
     configure(LogSettings())
     url, options, said = os.environ["BENCH_REDIS"], Options(), Said()
     writing, reading = (

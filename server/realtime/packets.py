@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -160,7 +160,7 @@ def _websocket_frame(frame: Frame) -> bytes:
     length = len(frame.payload)
     if length < 126:  # noqa: PLR2004 - the lengths that a header has room for
         return bytes((opcode, length)) + frame.payload
-    if length < 65_536:  # noqa: PLR2004 - as above
+    if length < 65_536:  # noqa: PLR2004 - the other such length
         return bytes((opcode, 126)) + length.to_bytes(2) + frame.payload
     return bytes((opcode, 127)) + length.to_bytes(8) + frame.payload
 
@@ -289,14 +289,12 @@ def encode_disconnect(namespace: str) -> Encoded:
 
 def encode_event(namespace: str, event: str, data: object) -> EventPacket:
     """An event of one argument: JSON types, msgspec structs, Raw; bytes in lists and dicts are attached."""
-    with _complaining():
+    with _Complaining():
         if not _holds_bytes(data):
             # As the library's packets do it, which take ten times as long.
             arguments = msgspec.json.encode([event, data])
             str(arguments, "utf-8")  # what is put in raw may be anything
-            where = "" if namespace == "/" else f"{namespace},"
-            head = f"{engineio_packet.MESSAGE}{EVENT}{where}".encode()
-            return EventPacket(head + arguments.removesuffix(b"]"), ())
+            return EventPacket(_event_head(namespace) + arguments[:-1], ())
     text, *attachments = _encode(EVENT, namespace, [event, data])
     return EventPacket(text.payload.removesuffix(b"]"), tuple(attachments))
 
@@ -307,7 +305,7 @@ def encode_ack(namespace: str, ack_id: int, result: object) -> Encoded:
 
 
 def _encode(packet_type: int, namespace: str, data: object, ack_id: int | None = None) -> list[Frame]:
-    with _complaining():
+    with _Complaining():
         is_binary = _holds_bytes(data)
         packet = _Codec(packet_type, data=data, namespace=namespace, id=ack_id, binary=is_binary).encode()
         parts = [packet] if isinstance(packet, str) else packet
@@ -319,15 +317,21 @@ def _encode(packet_type: int, namespace: str, data: object, ack_id: int | None =
         ]
 
 
-@contextmanager
-def _complaining() -> Iterator[None]:
-    """Raises UnencodableError for what the block cannot encode."""
-    try:
-        yield
-    except UnicodeError:
-        raise UnencodableError("a lone surrogate cannot be sent") from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UnencodableError(f"cannot be sent: {error}") from None
+@lru_cache(maxsize=16)
+def _event_head(namespace: str) -> bytes:
+    return f"{engineio_packet.MESSAGE}{EVENT}{'' if namespace == '/' else f'{namespace},'}".encode()
+
+
+class _Complaining:
+    """Raises UnencodableError for what the block cannot encode; no generator, which would cost as much."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, UnicodeError):
+            raise UnencodableError("a lone surrogate cannot be sent") from None
+        if isinstance(error, (TypeError, ValueError, RecursionError)):
+            raise UnencodableError(f"cannot be sent: {error}") from None
 
 
 def _holds_bytes(value: object) -> bool:

@@ -42,7 +42,9 @@ class Line(asyncio.Protocol):
         self._connection: Any = None
         self._transport: asyncio.Transport | None = None
         self._reader: Any = None
-        self._answers: deque[asyncio.Future[Any]] = deque()
+        # What is awaited, and until when, by the loop's clock.
+        self._answers: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._expiry: asyncio.TimerHandle | None = None
 
     @property
     def is_open(self) -> bool:
@@ -74,13 +76,12 @@ class Line(asyncio.Protocol):
             raise ConnectionError("closed")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
-        self._answers.append(answer)
+        self._answers.append((answer, loop.time() + self._timeout_s))
+        # One for all calls: they are many, and their answers come in order.
+        if self._expiry is None:
+            self._expiry = loop.call_later(self._timeout_s, self._expire)
         self._transport.write(_pack(arguments))
-        expiry = loop.call_later(self._timeout_s, self._end, TimeoutError())
-        try:
-            return await answer
-        finally:
-            expiry.cancel()
+        return await answer
 
     def close(self) -> None:
         """End it; what waits fails."""
@@ -110,7 +111,7 @@ class Line(asyncio.Protocol):
         if not self._answers:  # behind a refusal to be subscribed, or of something that is not Redis
             self._end(ConnectionError("an answer that nobody asked for"))
             return
-        answer = self._answers.popleft()
+        answer, _ = self._answers.popleft()
         if not isinstance(reply, RedisError):
             if not answer.done():
                 answer.set_result(reply)
@@ -121,15 +122,28 @@ class Line(asyncio.Protocol):
             # It was a primary: who is one now Sentinel says to who asks anew.
             self._end(ConnectionError("not a primary any more"))
 
+    def _expire(self) -> None:
+        self._expiry = None
+        if not self._answers:
+            return
+        loop, (_, until_s) = asyncio.get_running_loop(), self._answers[0]
+        if until_s <= loop.time():
+            self._end(TimeoutError())
+        else:
+            self._expiry = loop.call_at(until_s, self._expire)
+
     def _end(self, error: Exception) -> None:
         transport, self._transport = self._transport, None
         if transport is None:
             return
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
         transport.abort()
         connection, self._connection = self._connection, None
         connection._reader = connection._writer = None  # noqa: SLF001 - as above
         waiting, self._answers = self._answers, deque()
-        for answer in waiting:
+        for answer, _ in waiting:
             if not answer.done():
                 answer.set_exception(error)
         self._broken()

@@ -55,6 +55,7 @@ class Publisher:
         self._filled = asyncio.Event()
         # The first echo need not wait.
         self._filled.set()
+        self._alarm: asyncio.TimerHandle | None = None
         self._passed = asyncio.Condition()
         self._waiting = 0
         self._failures = Repeats()
@@ -145,16 +146,18 @@ class Publisher:
     async def _wait(self) -> None:
         if not (self._outbox.unsent or (self._outbox.owed and not self._is_source_away())):
             self._filled.clear()
-            # Without `asyncio.timeout`: this is done for each message.
-            expiry = asyncio.get_running_loop().call_later(_ECHO_S, self._filled.set)
-            try:
-                await self._filled.wait()
-            finally:
-                expiry.cancel()
+            # One for many waits: there is one for each message.
+            if self._alarm is None:
+                self._alarm = asyncio.get_running_loop().call_later(_ECHO_S, self._ring)
+            await self._filled.wait()
         # One at a time: while Redis is away they would pile up.
         is_awaited = self._echo is not None and self._echo.is_unsent
         if not is_awaited and time.monotonic() - self._echoed_at_s >= _ECHO_S:
             self._add_echo()
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._filled.set()
 
     def _add_echo(self) -> int:
         self._echoed_at_s = time.monotonic()

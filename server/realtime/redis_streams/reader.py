@@ -76,6 +76,9 @@ class Reader:
         """Whether the next entry has been read already."""
         self._heard: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        # By the loop's clock.
+        self._heard_at_s = float("-inf")
+        self._alarm: asyncio.TimerHandle | None = None
         self._failures = Repeats()
 
     async def open(self) -> int:
@@ -102,6 +105,7 @@ class Reader:
             self._heard.clear()
             self._is_doubtful = True
         self._heard.append(published)
+        self._heard_at_s = asyncio.get_running_loop().time()
         self._wake()
 
     def doubt(self) -> None:
@@ -143,13 +147,22 @@ class Reader:
     async def _hears(self) -> bool:
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        expiry = loop.call_later(_SILENT_S, self._wake)
+        # One for many waits: there is one for each message.
+        if self._alarm is None:
+            self._alarm = loop.call_later(_SILENT_S, self._ring)
         try:
             await self._waiter
         finally:
-            expiry.cancel()
             self._waiter = None
         return bool(self._heard)
+
+    def _ring(self) -> None:
+        loop, until_s = asyncio.get_running_loop(), self._heard_at_s + _SILENT_S
+        if until_s > loop.time():
+            self._alarm = loop.call_at(until_s, self._ring)
+        else:
+            self._alarm = None
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
