@@ -11,14 +11,12 @@ from bench.cluster_report import LABELS, PACKAGES, make_report
 from bench.cluster_rounds import Round, Start, run_returns, run_round
 from bench.frames import FrameError
 from bench.member import LoadError
+from bench.options import make_parser
 from bench.process import NODE_MODULES, ServerError, find_node
 from bench.reconnects import Returns
 from bench.rounds import rotated
 
 RESULTS = Path(__file__).parent / "RESULTS-cluster.md"
-_MEMBERS = range(2, 1001)
-_MOST_ROUNDS = 20
-_MOST_SECONDS = 60.0
 _MESSAGES = range(1, 100_001)
 
 
@@ -55,30 +53,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.cluster", description=__doc__)
-    parser.add_argument("--members", type=_numbers, default=[2, 50], help="default: 2,50")
-    parser.add_argument("--rounds", type=int, choices=range(1, _MOST_ROUNDS + 1), default=5, metavar="N")
-    parser.add_argument("--seconds", type=_seconds, default=2.0, help="of saying, each; default: 2")
+    parser = make_parser(
+        "bench.cluster",
+        __doc__,
+        members=range(2, 1_001),
+        default_members=[2, 50],
+        default_rounds=5,
+        default_seconds=2.0,
+        names=LABELS,
+        results=RESULTS.name,
+    )
     parser.add_argument(
         "--messages", type=_count, default=800, help="while clients come and go; default: 800"
     )
-    parser.add_argument("--servers", type=_names, default=list(LABELS), help=f"default: {','.join(LABELS)}")
-    parser.add_argument("--no-write", action="store_true", help="leave RESULTS-cluster.md as it is")
     return parser
-
-
-def _numbers(text: str) -> list[int]:
-    numbers = [int(number) for number in text.split(",")]
-    if not all(number in _MEMBERS for number in numbers):
-        raise argparse.ArgumentTypeError(f"from {_MEMBERS[0]} to {_MEMBERS[-1]} members")
-    return numbers
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= _MOST_SECONDS:
-        raise argparse.ArgumentTypeError(f"at most {_MOST_SECONDS:.0f} seconds")
-    return seconds
 
 
 def _count(text: str) -> int:
@@ -86,13 +74,6 @@ def _count(text: str) -> int:
     if count not in _MESSAGES:
         raise argparse.ArgumentTypeError(f"from {_MESSAGES[0]} to {_MESSAGES[-1]} messages")
     return count
-
-
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    if not set(names) <= LABELS.keys():
-        raise argparse.ArgumentTypeError(f"of {', '.join(LABELS)}")
-    return names
 
 
 def _starts(names: Sequence[str], secret: str) -> dict[str, Start]:

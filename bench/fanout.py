@@ -9,14 +9,12 @@ from pathlib import Path
 
 from bench.frames import FrameError
 from bench.member import LoadError
+from bench.options import make_parser
 from bench.process import NODE_MODULES, ServerError, find_node
 from bench.report import LABELS, make_report
 from bench.rounds import Round, rotated, run_round
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-_MOST_MEMBERS = 10_000
-_MOST_ROUNDS = 20
-_MOST_SECONDS = 60.0
 # What a process has open besides its connections.
 _OTHER_FILES = 100
 
@@ -49,34 +47,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.fanout", description=__doc__)
-    parser.add_argument("--members", type=_numbers, default=[100, 500, 2000], help="default: 100,500,2000")
-    parser.add_argument("--rounds", type=int, choices=range(1, _MOST_ROUNDS + 1), default=3, metavar="N")
-    parser.add_argument("--seconds", type=_seconds, default=3.0, help="of broadcasting, each; default: 3")
-    parser.add_argument("--servers", type=_names, default=list(LABELS), help=f"default: {','.join(LABELS)}")
-    parser.add_argument("--no-write", action="store_true", help="leave RESULTS.md as it is")
-    return parser
-
-
-def _numbers(text: str) -> list[int]:
-    numbers = [int(number) for number in text.split(",")]
-    if not all(10 <= number <= _MOST_MEMBERS for number in numbers):  # noqa: PLR2004 - as the message says
-        raise argparse.ArgumentTypeError(f"from 10 to {_MOST_MEMBERS} members")
-    return numbers
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= _MOST_SECONDS:
-        raise argparse.ArgumentTypeError(f"at most {_MOST_SECONDS:.0f} seconds")
-    return seconds
-
-
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    if not set(names) <= LABELS.keys():
-        raise argparse.ArgumentTypeError(f"of {', '.join(LABELS)}")
-    return names
+    return make_parser(
+        "bench.fanout",
+        __doc__,
+        members=range(10, 10_001),
+        default_members=[100, 500, 2000],
+        default_rounds=3,
+        default_seconds=3.0,
+        names=LABELS,
+        results=RESULTS.name,
+    )
 
 
 def _commands(names: Sequence[str]) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from secrets import token_hex
 import pytest
 
 from server.redis_client import Client, make_client
-from tests.redis_server import shared_redis_url
+from tests.redis_server import RedisServer, make_redis, shared_redis_url
 
 
 @pytest.fixture
@@ -14,6 +14,15 @@ async def client() -> AsyncIterator[Client]:
     made = make_client(await asyncio.to_thread(shared_redis_url), timeout_s=3)
     yield made
     await made.aclose()
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[RedisServer]:
+    """One that may be frozen or killed."""
+    made = await asyncio.to_thread(make_redis)
+    yield made
+    made.thaw()
+    await asyncio.to_thread(made.stop)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from server.realtime.server import Options
 from server.redis_client import make_client
 from tests.conformance.cluster import ClubMember, Cluster, Node, cluster
 from tests.conformance.wire import eventually
-from tests.redis_server import RedisServer, make_redis, shared_redis_url
+from tests.redis_server import RedisServer, shared_redis_url
 from tests.unit.realtime.redis_streams.outs import emit_entry, out
 
 Pair = tuple[Cluster, Node, Node]
@@ -25,15 +25,6 @@ Pair = tuple[Cluster, Node, Node]
 async def pair() -> AsyncIterator[Pair]:
     async with cluster(await asyncio.to_thread(shared_redis_url)) as (made, (one, other)):
         yield made, one, other
-
-
-@pytest.fixture
-async def redis() -> AsyncIterator[RedisServer]:
-    """One that may be frozen or killed."""
-    made = await asyncio.to_thread(make_redis)
-    yield made
-    made.thaw()
-    await asyncio.to_thread(made.stop)
 
 
 class Ear:

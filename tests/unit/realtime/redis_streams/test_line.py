@@ -7,7 +7,7 @@ import pytest
 from server.realtime.redis_streams.line import Line, NoScriptError
 from server.redis_client import FAILURES, Client
 from tests.conformance.wire import eventually
-from tests.redis_server import RedisServer, make_redis
+from tests.redis_server import RedisServer
 
 
 class World:
@@ -28,15 +28,6 @@ async def world(client: Client, name: str) -> AsyncIterator[World]:
     await made.line.open()
     yield made
     made.line.close()
-
-
-@pytest.fixture
-async def redis() -> AsyncIterator[RedisServer]:
-    """One that may be frozen or killed."""
-    made = await asyncio.to_thread(make_redis)
-    yield made
-    made.thaw()
-    await asyncio.to_thread(made.stop)
 
 
 async def test_calls_are_answered_in_their_order_and_what_is_published_is_heard(
