@@ -28,7 +28,7 @@ class Crowd:
         self.members = members
         self.room_id = room_id
         self._writers = members[:writers]
-        self._patience_s = PATIENCE_S + len(members) / 2
+        self._patience_s = PATIENCE_S + len(members)
         self._is_talking = False
         self._tasks: list[asyncio.Task[None]] = []
         self._before = self._counts()
