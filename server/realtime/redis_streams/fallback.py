@@ -98,13 +98,16 @@ class Fallback:
         while True:
             self._changed.clear()
             while self.is_away and self._outbox.pending:
-                async with self.dealing:
-                    await self._deal_with_first()
-                # There may be thousands, and others who wait.
-                await asyncio.sleep(0)
+                await self._deal_with_first()
             await self._changed.wait()
 
     async def _deal_with_first(self) -> None:
+        async with self.dealing:
+            await self._deal_with_first_now()
+        # There may be thousands, and others who wait.
+        await asyncio.sleep(0)
+
+    async def _deal_with_first_now(self) -> None:
         if not (self.is_away and self._outbox.pending):
             return
         number, out = next(iter(self._outbox.pending.items()))
@@ -149,6 +152,9 @@ class Fallback:
 
     async def _read_anew(self) -> None:
         asked, is_asked = self._asked, self.must_read_anew
+        # In the order published: what is read would be told before it.
+        for _ in range(len(self._outbox.pending) if self.is_away else 0):
+            await self._deal_with_first()
         try:
             if is_asked:
                 self._source.forget()

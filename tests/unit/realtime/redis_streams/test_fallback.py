@@ -135,6 +135,23 @@ async def test_what_may_never_come_is_read_anew_and_asked_for_until_then(
     assert world.log.refreshes == 1
 
 
+async def test_what_was_published_here_is_dealt_with_before_the_rest_is_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fallback, "_DEAF_AFTER_S", 0.02)
+    monkeypatch.setattr(fallback, "_WATCH_S", 0.005)
+    dealt_when_read: list[list[int]] = []
+
+    async def refresh() -> None:
+        dealt_when_read.append(list(world.dealt))
+
+    monkeypatch.setattr(world.log, "refresh", refresh)
+    world.publish(3)
+    world.fallback.heard_at(time.monotonic())
+    await eventually(lambda: dealt_when_read)
+    assert dealt_when_read == [[1, 2, 3]]
+
+
 async def test_waiting_for_the_first_sign_ends(world: World) -> None:
     with pytest.raises(TimeoutError):
         await world.fallback.heard(0.01)
