@@ -9,6 +9,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+_USAGES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+
 
 class Authority:
     """Its certificate is the file `trusted`; what it signs is put beside that, in `folder`."""
@@ -18,15 +30,14 @@ class Authority:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("an authority of tests")
-        is_authority = x509.BasicConstraints(ca=True, path_length=0)
-        certificate = self._sign(self._name, self._key.public_key(), is_authority)
+        certificate = self._sign(self._name, self._key.public_key(), is_authority=True)
         self.trusted = _write(folder / "authority.crt", certificate)
 
     def sign_loopback(self) -> tuple[Path, Path]:
         """The certificate of a server at 127.0.0.1, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-        path = _write(self._folder / "server.crt", self._sign(_name("a server"), key.public_key(), names))
+        certificate = self._sign(_name("a server"), key.public_key(), is_authority=False)
+        path = _write(self._folder / "server.crt", certificate)
         key_path = self._folder / "server.key"
         key_path.write_bytes(
             key.private_bytes(
@@ -38,9 +49,15 @@ class Authority:
         return path, key_path
 
     def _sign(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, is_authority: bool
     ) -> x509.Certificate:
+        """With all that Python asks for from 3.13 on (RFC 5280, section 4.2)."""
         now = datetime.now(UTC)
+        usage = dict.fromkeys(_USAGES, False) | {
+            "key_cert_sign" if is_authority else "digital_signature": True
+        }
+        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+        signed = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -49,7 +66,11 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(days=1))
-            .add_extension(extension, critical=True)
+            .add_extension(x509.BasicConstraints(is_authority, 0 if is_authority else None), critical=True)
+            .add_extension(x509.KeyUsage(**usage), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(signed, critical=False)
+            .add_extension(names, critical=False)
             .sign(self._key, hashes.SHA256())
         )
 

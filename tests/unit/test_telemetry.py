@@ -49,7 +49,7 @@ class Broken:
 
 class UntraceableError(Exception):
     def __getattribute__(self, name: str) -> object:
-        if name == "__notes__":
+        if name == "__cause__":
             raise RuntimeError("token=hunter2")
         return super().__getattribute__(name)
 
