@@ -92,6 +92,20 @@ async def test_who_answers_too_late_is_let_go(client: Client, redis: RedisServer
         await other.aclose()
 
 
+async def test_each_call_has_its_own_time(client: Client, redis: RedisServer, name: str) -> None:
+    async with asyncio.timeout(20):
+        other = type(client).from_url(redis.url)
+        made = World(other, name, timeout_s=0.3)
+        await made.line.open()
+        for _ in range(2):  # each answered in time, together later than the first one had to be
+            assert await made.line.call("BLPOP", "nothing", "0.2") is None
+        redis.freeze()
+        with pytest.raises(TimeoutError):
+            await made.line.call("PING")
+        redis.thaw()
+        await other.aclose()
+
+
 async def test_a_primary_that_is_one_no_more_is_let_go(client: Client, redis: RedisServer, name: str) -> None:
     other: Any = type(client).from_url(redis.url)
     made = World(other, name)

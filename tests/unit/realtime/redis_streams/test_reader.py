@@ -189,6 +189,22 @@ async def test_what_is_heard_behind_what_was_read_is_taken_from_there(ear: Heard
     assert ear.listens == 1
 
 
+async def test_a_silence_counts_from_what_was_heard_last(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SILENT_S", 0.2)
+    await world.add("a", "5-0")
+    world.run()
+    await world.heard(b"a")
+    for before, now in (("5-0", "6-0"), ("6-0", "7-0")):
+        await asyncio.sleep(0.1)
+        await world.add("b", now)
+        world.reader.heard(f"1 {before} one {now} 0 1\nb".encode())
+    await world.heard(b"a", b"b", b"b")
+    await world.add("c", "8-0")
+    await world.heard(b"a", b"b", b"b", b"c")
+
+
 async def test_what_is_missing_before_what_is_heard_is_read(ear: Heard) -> None:
     await ear.add("b", "6-0")
     await ear.add("c", "7-0")
