@@ -35,6 +35,7 @@ from server.storage.mongo.database import Database, Document, TakenError
 from server.storage.mongo.entries import Reader
 from server.storage.mongo.followup import FollowUp
 from server.storage.mongo.lock import locked
+from server.storage.mongo.pages import find_page
 
 _MOST_ROOMS = 10_000
 _ATTEMPTS = 10
@@ -104,8 +105,10 @@ class MongoRooms(RoomStore):
             if "\0" in query:  # a pattern cannot have it, nor has any name
                 return []
             wanted["folded_name"] = {"$regex": re.escape(query.casefold())}
-        found = await self._database.find("rooms", wanted, sort=[("_id", 1)], limit=limit)
-        return self._reader.each(Room, found, id="_id")
+        order = [("_id", 1)]
+        return await find_page(
+            self._database, self._reader, Room, "rooms", wanted, sort=order, limit=limit, id="_id"
+        )
 
     async def find_member(self, room_id: str, user_id: str) -> Member | None:
         found, is_open = await asyncio.gather(self._find_member(room_id, user_id), self._is_open(room_id))
@@ -127,12 +130,18 @@ class MongoRooms(RoomStore):
             {"room_id": room_id, "joined_at": joined_at, "user_id": {"$gt": user_id}},
         ]
         found, is_open = await asyncio.gather(
-            self._database.find(
-                "members", {"$or": later}, sort=[("joined_at", 1), ("user_id", 1)], limit=limit
+            find_page(
+                self._database,
+                self._reader,
+                Member,
+                "members",
+                {"$or": later},
+                sort=[("joined_at", 1), ("user_id", 1)],
+                limit=limit,
             ),
             self._is_open(room_id),
         )
-        return self._members(found) if is_open else []
+        return [self._with_own_messages(member) for member in found] if is_open else []
 
     async def memberships(self, user_id: str) -> list[Membership]:
         found = await self._database.find("members", {"user_id": user_id}, limit=_MOST_ROOMS)

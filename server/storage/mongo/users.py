@@ -15,6 +15,7 @@ from server.domain.models import Login, User
 from server.storage.base import UsernameTakenError, UserStore
 from server.storage.mongo.database import Database
 from server.storage.mongo.entries import Reader
+from server.storage.mongo.pages import find_page
 
 LONG_PAST_MS = 24 * 3600 * 1000
 """A login may be forgotten this long after it expired."""
@@ -88,8 +89,10 @@ class MongoUsers(UserStore):
             "username": {"$gt": after},
             "$or": [{"folded_username": begins}, {"folded_name": begins}],
         }
-        found = await self._database.find("users", wanted, sort=[("username", 1)], limit=limit)
-        return self._reader.each(User, found, id="_id")
+        order = [("username", 1)]
+        return await find_page(
+            self._database, self._reader, User, "users", wanted, sort=order, limit=limit, id="_id"
+        )
 
     async def set_last_seen(self, seen: Sequence[tuple[str, int]]) -> None:
         if seen:
