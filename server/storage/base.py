@@ -11,6 +11,9 @@ from msgspec import UNSET, Struct, UnsetType
 
 from server.domain.models import Change, Head, Login, Member, Message, Role, Room, User
 
+MOST_COUNTED = 10_000
+"""Of so many entries that do not decode it is remembered that they were counted; more are logged alone."""
+
 
 class StoreRefusedError(Exception):
     """The store must not be used: a newer version made it, or another server uses it; with the remedy."""
@@ -72,7 +75,10 @@ class LogStore(Protocol):
         """What each (room, user) reacts with to the message at seq; those without a reaction are left out."""
 
     async def count_undecodable(self) -> int:
-        """How many entries were skipped since the start because they do not decode."""
+        """How many entries were skipped since the start because they do not decode, each counted once.
+
+        At most `MOST_COUNTED`.
+        """
 
 
 class Membership(Struct, frozen=True, kw_only=True):

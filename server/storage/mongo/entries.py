@@ -10,6 +10,7 @@ from bson.raw_bson import RawBSONDocument
 from msgspec import Struct
 
 from server.domain.models import Change, ChangeKind, Message, MessageType
+from server.storage import base
 from server.telemetry import Repeats, get_logger
 
 _T = TypeVar("_T")
@@ -121,11 +122,16 @@ class Place(Struct, frozen=True, kw_only=True):
 
 
 class Reader:
-    """Decodes documents. One that does not decode is reported, counted and left out."""
+    """Decodes documents. One that does not decode is reported, counted once and left out."""
 
     def __init__(self) -> None:
-        self.skipped = 0
+        self._broken: set[str] = set()
         self._reported = Repeats()
+
+    @property
+    def skipped(self) -> int:
+        """How many documents did not decode, however often each was read; at most `base.MOST_COUNTED`."""
+        return len(self._broken)
 
     def find(self, kind: type[_T], document: RawBSONDocument | None, **renamed: str) -> _T | None:
         """The document as `kind`, some of whose fields have other names in it; None if it does not decode."""
@@ -156,7 +162,8 @@ class Reader:
         return changes
 
     def _skip(self, id_: str, reason: str) -> None:
-        self.skipped += 1
+        if len(self._broken) < base.MOST_COUNTED:
+            self._broken.add(id_)
         if (left_out := self._reported.admit(id_)) is not None:
             _log.warning("store.undecodable", id=id_, reason=reason, left_out=left_out)
 

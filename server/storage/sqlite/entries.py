@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from server.domain.models import Change, ChangeKind, Message, MessageType
+from server.storage import base
 from server.storage.sqlite.database import Connection
 from server.telemetry import get_logger
 
@@ -120,10 +121,15 @@ def split(found: bytes | None) -> list[RawEntry]:
 
 
 class EntryReader:
-    """Decodes entries. One that does not decode is reported, counted and left out."""
+    """Decodes entries. One that does not decode is reported, counted once and left out."""
 
     def __init__(self) -> None:
-        self.skipped = 0
+        self._broken: set[tuple[str, int]] = set()
+
+    @property
+    def skipped(self) -> int:
+        """How many entries did not decode, however often each was read; at most `base.MOST_COUNTED`."""
+        return len(self._broken)
 
     def changes(self, found: Iterable[RawEntry]) -> list[Change]:
         """The changes of these entries."""
@@ -132,7 +138,8 @@ class EntryReader:
             try:
                 changes.append(_to_change(room_id, rev, _decode_entry(raw)))
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                self.skipped += 1
+                if len(self._broken) < base.MOST_COUNTED:
+                    self._broken.add((room_id, rev))
                 _log.warning("store.undecodable", room=room_id, rev=rev, reason=str(error))
         return changes
 

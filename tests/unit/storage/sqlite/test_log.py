@@ -91,7 +91,7 @@ async def test_a_message_deleted_in_the_batch_that_makes_it_is_blanked(storage: 
     assert found == 0
 
 
-async def test_entries_that_do_not_decode_are_skipped_and_counted(storage: SqliteStorage) -> None:
+async def test_entries_that_do_not_decode_are_skipped_and_counted_once(storage: SqliteStorage) -> None:
     await storage.append([message_change("room", rev) for rev in range(1, 11)])
     await change_rows(storage, "UPDATE changes SET state = '{' WHERE rev IN (3, 4, 8)")
     assert [each.seq for each in await storage.messages_between("room", 1, 10)] == [1, 2, 5, 6, 7, 9, 10]
@@ -99,7 +99,7 @@ async def test_entries_that_do_not_decode_are_skipped_and_counted(storage: Sqlit
     assert list(await storage.messages_at([("room", 3), ("room", 5)])) == [("room", 5)]
     assert list(await storage.find_messages([("room", "room-3"), ("room", "room-5")])) == [("room", "room-5")]
     assert list(await storage.find_by_keys([("room", "room-3"), ("room", "room-5")])) == [("room", "room-5")]
-    assert await storage.count_undecodable() == 6
+    assert await storage.count_undecodable() == 3
 
 
 async def test_a_page_is_full_although_entries_of_it_were_skipped(storage: SqliteStorage) -> None:
