@@ -48,6 +48,7 @@ GONE_FOR_MS = 3600 * 1000
 
 _FORGET_AFTER_S = 600.0
 _NOT_FOUND = "there is no such room"
+_UNREADABLE = "the room cannot be read"
 
 
 class MongoRooms(RoomStore):
@@ -79,7 +80,7 @@ class MongoRooms(RoomStore):
             await self._database.delete("members", {"room_id": room.id}, is_many=True)
         present = self._room(found)
         if present is None:
-            raise UnavailableError("the room cannot be read", retry_after_ms=1000)
+            raise UnavailableError(_UNREADABLE, retry_after_ms=1000)
         return present, False
 
     async def find_rooms(self, room_ids: Sequence[str]) -> dict[str, Room]:
@@ -172,12 +173,15 @@ class MongoRooms(RoomStore):
                 return present
         else:  # one that comes and goes, or does not decode
             raise UnavailableError("the membership cannot be read", retry_after_ms=1000)
-        room = await self._database.find_one("rooms", {"_id": member.room_id})
-        if not self._is_open_room(room):
+        document = await self._database.find_one("rooms", {"_id": member.room_id})
+        room = self._room(document)
+        if document is None or room is None:  # it was there, and no longer decodes
+            raise UnavailableError(_UNREADABLE, retry_after_ms=1000)
+        if room.deleted_at is not None:
             await self._empty(member.room_id)
             raise NotFoundError(_NOT_FOUND, field="room_id")
-        if room is not None and "vacated" in room:
-            await self._settle(member.room_id, room["vacated"])
+        if "vacated" in document:
+            await self._settle(member.room_id, document["vacated"])
             return await self._find_member(member.room_id, member.user_id) or added
         return added
 
@@ -255,10 +259,7 @@ class MongoRooms(RoomStore):
         await self._database.update("rooms", {"_id": room_id}, {"$unset": {"is_emptying": ""}})
 
     async def _is_open(self, room_id: str) -> bool:
-        return self._is_open_room(await self._database.find_one("rooms", {"_id": room_id}))
-
-    def _is_open_room(self, document: RawBSONDocument | None) -> bool:
-        room = self._room(document)
+        room = self._room(await self._database.find_one("rooms", {"_id": room_id}))
         return room is not None and room.deleted_at is None
 
     async def _find_document(self, room_id: str, user_id: str) -> RawBSONDocument | None:
@@ -295,7 +296,8 @@ class MongoRooms(RoomStore):
 
     async def _ensure_owner(self, room_id: str) -> None:
         """Make the member of longest standing the owner where there is none."""
-        if not await self._database.find("members", {"room_id": room_id, "role": "owner"}, limit=1):
+        owners = {"room_id": room_id, "role": "owner"}
+        if not self._members(await self._database.find("members", owners, limit=_ATTEMPTS)):
             await self._claim_owner(room_id)
 
     async def _claim_owner(self, room_id: str, *, without: str = "", may_promote: bool = True) -> bool:

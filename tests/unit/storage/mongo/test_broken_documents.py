@@ -1,17 +1,21 @@
 """Documents that no longer decode: skipped, or the start is refused with the reason; never a stack trace."""
 
+import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from pymongo.asynchronous.database import AsyncDatabase
 
 from server.domain.errors import UnavailableError
 from server.domain.models import Login
+from server.storage import base
 from server.storage.base import StoreRefusedError
 from server.storage.mongo import followup
 from server.storage.mongo.entries import to_document
 from server.storage.mongo.store import MongoStorage
 from tests.builders import CREATED_AT, delete_change, member, message_change, room, user
+from tests.unit.storage.mongo.held import holding
 
 Inside = AsyncDatabase[dict[str, Any]]
 LOGIN = Login(id="login", user_id="juan", n=0, rotated_at=CREATED_AT, expires_at=2 * CREATED_AT)
@@ -114,3 +118,44 @@ async def test_locks_and_leases_that_cannot_be_read_are_taken_over(
     await alone.open()
     assert await alone.set_role("room", "juan", "member") is False
     await alone.close()
+
+
+async def test_a_broken_document_is_counted_once_however_often_it_is_read(
+    storage: MongoStorage, inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "MOST_COUNTED", 3)
+    for each in range(5):
+        await storage.create_user(user(f"user-{each}"), None)
+    await inside.users.update_one({"_id": "user-0"}, {"$set": {"created_at": "broken"}})
+    for _ in range(3):
+        assert await storage.find_users(["user-0"]) == {}
+    assert await storage.count_undecodable() == 1
+    await inside.users.update_many({}, {"$set": {"created_at": "broken"}})
+    assert await storage.find_users([f"user-{each}" for each in range(5)]) == {}
+    assert await storage.count_undecodable() == 3
+
+
+async def test_a_room_that_breaks_while_somebody_is_added_keeps_its_members(
+    storage: MongoStorage, inside: Inside
+) -> None:
+    await storage.create_room(room("room"), [member("room", "juan", role="owner")])
+    with holding(storage, "insert", "members") as held:
+        adding = asyncio.create_task(storage.add_member(member("room", "ana")))
+        await held.come()
+        await inside.rooms.update_one({"_id": "room"}, {"$set": {"kind": "broken"}})
+        held.go.set()
+        with pytest.raises(UnavailableError):
+            await adding
+    assert await inside.members.count_documents({}) == 2
+
+
+async def test_an_owner_who_cannot_be_read_is_followed_by_one_who_can(
+    storage: MongoStorage, inside: Inside
+) -> None:
+    people = [member("room", each, joined_at=at) for at, each in enumerate(["juan", "ana", "eva"])]
+    await storage.create_room(room("room"), [replace(people[0], role="owner"), *people[1:]])
+    await inside.members.update_one({"_id": "room:juan"}, {"$set": {"incarnation": 5}})
+    await storage.remove_member("room", "eva")
+    found = await storage.find_member("room", "ana")
+    assert found is not None
+    assert found.role == "owner"
