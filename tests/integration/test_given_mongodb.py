@@ -31,8 +31,12 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[MongoServer]:
     running.stop()
 
 
-async def test_a_test_has_databases_of_its_own_there_and_leaves_none(given: MongoServer) -> None:
-    made = await asyncio.to_thread(make_server)
+async def test_a_test_has_databases_of_its_own_there_and_leaves_none(
+    given: MongoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERTULIA_TEST_REQUIRE", "all")  # where it is not used this fails
+    made, other = await asyncio.gather(*(asyncio.to_thread(make_server) for _ in range(2)))
+    assert made.url("chat") != other.url("chat")
     async with FaultProxy(made.port).listening() as proxy:
         for url in (made.url("chat"), made.url("chat", port=proxy.port)):
             storage = MongoStorage(url, is_alone=False, timeout_s=10)

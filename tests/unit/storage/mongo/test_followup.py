@@ -12,6 +12,7 @@ from server.storage.mongo import followup
 from server.storage.mongo.entries import to_document
 from server.storage.mongo.store import MongoStorage
 from tests.builders import delete_change, edit_change, member, message_change, room
+from tests.unit.storage.mongo.held import holding
 
 Inside = AsyncDatabase[dict[str, Any]]
 
@@ -113,3 +114,19 @@ async def test_senders_cursors_are_stored_together_and_at_the_latest_when_closin
     assert found.last_read_seq == 4
     await storage.close()
     assert await inside.members.count_documents({"_id": "room:ana", "last_read_seq": 4}) == 1
+
+
+async def test_a_cursor_that_moves_while_it_is_being_stored_is_stored_again(
+    storage: MongoStorage, inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followup, "INTERVAL_S", 3600)
+    await storage.create_room(room("room"), [member("room", "juan")])
+    await storage.append([message_change("room", 1, by="juan")])
+    with holding(storage, "update_each", "members") as held:
+        moving = asyncio.create_task(storage._follow_up._try())
+        await held.come()
+        await storage.append([message_change("room", 2, by="juan")])
+        held.go.set()
+        await moving
+    await storage.close()
+    assert await inside.members.count_documents({"_id": "room:juan", "last_read_seq": 2}) == 1
