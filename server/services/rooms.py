@@ -287,13 +287,13 @@ class RoomService:
         return any(each.room.key == room.key for each in await self._store.memberships(room.created_by))
 
     async def _add(self, room: Room, user_id: str) -> None:
-        if await self._store.find_member(room.id, user_id) is None:
+        if await self._store.keep_member(room.id, user_id) is None:
             await self._completion.run(self._add_and_tell(room, self._member(room, user_id)))
 
     async def _add_and_tell(self, room: Room, member: Member) -> None:
         notice = MembershipChanged(room_id=room.id, user_ids=frozenset([member.user_id]))
         async with self._turns.take(room.id, member.user_id):
-            if await self._store.find_member(room.id, member.user_id) is not None:
+            if await self._store.keep_member(room.id, member.user_id) is not None:
                 return
             await self._require_below_room_limit(member.user_id)
             if await self._count_below_limit(room.id) == 0:  # everybody had left it, and it needs an owner

@@ -108,6 +108,9 @@ class RoomStore(Protocol):
     async def find_member(self, room_id: str, user_id: str) -> Member | None:
         """One membership of a room that is not deleted."""
 
+    async def keep_member(self, room_id: str, user_id: str) -> Member | None:
+        """As `find_member`; who is found stays, also when a removal that was not answered is done later."""
+
     async def members_among(self, room_id: str, user_ids: Sequence[str]) -> set[str]:
         """Those of the users who are members of the room; nobody is one of a deleted room."""
 
@@ -118,7 +121,7 @@ class RoomStore(Protocol):
         """All of a user's rooms, in no order; `member` is never None here."""
 
     async def add_member(self, member: Member) -> Member:
-        """Add it with its cursor at the end of the log; the member that was there already, if so.
+        """Add it with its cursor at the end of the log; the one that was there already, and is kept, if so.
 
         Raises NotFoundError when the room is unknown or was deleted meanwhile.
         """

@@ -166,6 +166,19 @@ async def test_who_is_a_member_already_stays_as_they_are(storage: Storage) -> No
     assert await storage.find_member("room", "ana") == first
 
 
+async def test_who_is_kept_is_who_is_there(storage: Storage) -> None:
+    await make(storage, member("room", "juan", role="owner"), member("room", "ana"))
+    ana = member("room", "ana")
+    assert await storage.keep_member("room", "ana") == ana
+    assert await storage.keep_member("room", "ana") == ana
+    assert await storage.keep_member("room", "eva") is None
+    assert await storage.keep_member("nothing", "ana") is None
+    assert await storage.remove_member("room", "ana") == ana
+    assert await storage.keep_member("room", "ana") is None
+    await storage.update_room("room", deleted_at=CREATED_AT)
+    assert await storage.keep_member("room", "juan") is None
+
+
 async def test_who_leaves_and_joins_again_is_another_incarnation(storage: Storage) -> None:
     await make(storage, member("room", "juan", role="owner"))
     first = await storage.add_member(member("room", "ana", incarnation="first"))

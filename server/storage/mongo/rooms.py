@@ -8,7 +8,9 @@ and whenever a command that nobody waits for any more is done:
 - A room is deleted before its members are. Every read of members asks whether the room is open; the mark
   `is_emptying` stays until they are gone, and the next start goes on with it. Who is added looks again
   afterwards whether the room is still open: either that look or the removal sees the other.
-- Who is removed leaves a document in their place, without any field of a member: an insert of before, which
+- Who is removed is marked as `leaving` first, and removed by that mark: who is found to be there takes it
+  away, and so what an unanswered removal still has on its way comes to nothing.
+- Who was removed leaves a document in their place, without any field of a member: an insert of before, which
   comes late, finds its `_id` taken. Who is added again takes it away first.
 - A role is changed, and its holder removed, only as it was when that was decided: `role_version` counts. An
   owner goes or steps down after another was made sure of, which counts too: so what was decided against
@@ -112,8 +114,20 @@ class MongoRooms(RoomStore):
         )
 
     async def find_member(self, room_id: str, user_id: str) -> Member | None:
-        found, is_open = await asyncio.gather(self._find_member(room_id, user_id), self._is_open(room_id))
-        return found if is_open else None
+        found, document = await asyncio.gather(
+            self._find_member(room_id, user_id), self._database.find_one("rooms", {"_id": room_id})
+        )
+        room = self._room(document)
+        if found is None or document is None or room is None or room.deleted_at is not None:
+            return None
+        return found
+
+    async def keep_member(self, room_id: str, user_id: str) -> Member | None:
+        document = await self._find_document(room_id, user_id)
+        if document is not None and "leaving" in document:
+            as_seen = {"_id": document["_id"], "leaving": document["leaving"]}
+            await self._database.update("members", as_seen, {"$unset": {"leaving": ""}})
+        return await self.find_member(room_id, user_id)
 
     async def members_among(self, room_id: str, user_ids: Sequence[str]) -> set[str]:
         if not user_ids or not await self._is_open(room_id):
@@ -169,7 +183,7 @@ class MongoRooms(RoomStore):
             if document is not None and "gone" in document:
                 query = {"_id": _id_of(member), "gone": document["gone"]}
                 await self._database.delete("members", query)
-            elif (present := self._member(document)) is not None:
+            elif (present := await self.keep_member(member.room_id, member.user_id)) is not None:
                 return present
         else:  # one that comes and goes, or does not decode
             raise UnavailableError("the membership cannot be read", retry_after_ms=1000)
@@ -277,7 +291,10 @@ class MongoRooms(RoomStore):
         if member.role == "owner" and not await self._claim_owner(room_id, without=user_id):
             await self._database.update("rooms", {"_id": room_id}, {"$set": {"vacated": uuid.uuid4().hex}})
             await self._claim_owner(room_id, without=user_id)  # who was added before did not see the mark
-        return member if await self._database.delete("members", _as_seen(document)) else None
+        leaving = {"leaving": uuid.uuid4().hex}
+        if not await self._database.update("members", _as_seen(document), {"$set": leaving}):
+            return None
+        return member if await self._database.delete("members", _as_seen(document) | leaving) else None
 
     async def _bury(self, member: Member) -> bool:
         """Leave the document that stands in the place of who was removed; False: somebody is there."""

@@ -37,7 +37,8 @@ INDEXES: dict[str, list[IndexModel]] = {
         _index("is_emptying", is_sparse=True),
         _index("vacated", is_sparse=True),
     ],
-    # `_id` "<room>:<user>". Of who was removed only `gone` (the incarnation) and `gone_at`, for a while.
+    # `_id` "<room>:<user>". `leaving`: it is being removed, or was to be. Of who was removed only `gone` (the
+    # incarnation) and `gone_at`, for a while.
     "members": [
         _index("user_id"),
         _index("room_id", "joined_at", "user_id"),

@@ -97,6 +97,10 @@ class SqliteRooms(RoomStore):
         found = await self._database.read(_MEMBER, room_id, user_id)
         return _decode_member(found) if found else None
 
+    async def keep_member(self, room_id: str, user_id: str) -> Member | None:
+        # On the writer's thread, behind each removal that has begun.
+        return await self._database.write(lambda connection: _find_member(connection, room_id, user_id))
+
     async def members_among(self, room_id: str, user_ids: Sequence[str]) -> set[str]:
         found = await self._database.read(_AMONG, room_id, to_json(user_ids))
         return set(msgspec.json.decode(found or "[]", type=list[str]))

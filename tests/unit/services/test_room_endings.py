@@ -1,12 +1,15 @@
 """What is going on in a room in the moment in which somebody's right to do it ends."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from server.domain.errors import NotFoundError
 from server.events import DeleteMessage
+from server.storage.sqlite.database import Connection
+from tests.harness import PATIENCE_S
 from tests.services import Site, hold_call
 
 Ending = Callable[[Site, str], Awaitable[object]]
@@ -76,3 +79,30 @@ async def test_who_enters_a_room_that_is_being_deleted_is_told_that_it_is_gone(
     (outcome,) = await asyncio.gather(entering, return_exceptions=True)
     left = {user_id for told in site.publisher.told("room_left") for user_id in told.users}
     assert isinstance(outcome, NotFoundError) or "eva" in left
+
+
+@pytest.mark.parametrize("entering", ["joining", "being added"])
+async def test_who_is_said_to_be_in_a_room_already_is_not_removed_by_what_was_asked_before(
+    site: Site, room_id: str, entering: str
+) -> None:
+    """The removal has begun, and nobody waits for it any more."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def remove(connection: Connection) -> None:
+        connection.execute("DELETE FROM members WHERE user_id = 'ana'")
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+
+    removing = asyncio.create_task(site.storage._database.write(remove))
+    await asyncio.to_thread(begun.wait, PATIENCE_S)
+    call = (
+        site.rooms.join("ana", room_id)
+        if entering == "joining"
+        else site.rooms.add_member("juan", room_id, "ana")
+    )
+    answering = asyncio.create_task(call)
+    for _ in range(20):
+        await site.storage.ping()
+    go_on.set()
+    await asyncio.gather(removing, answering)
+    assert await site.storage.find_member(room_id, "ana") is not None

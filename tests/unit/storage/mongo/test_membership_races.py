@@ -176,6 +176,26 @@ async def test_a_late_insert_in_the_middle_of_a_removal_is_removed_too(
     assert await roles(storage) == {"juan": "owner"}
 
 
+@pytest.mark.parametrize("asked", ["add_member", "keep_member"])
+async def test_who_is_said_to_be_there_is_not_removed_late(
+    storage: MongoStorage, other: MongoStorage, asked: str
+) -> None:
+    await made(storage, "juan")
+    ana = await storage.add_member(member("room", "ana"))
+    with holding(other, "delete", "members", is_late=True) as held:
+        with pytest.raises(UnavailableError):
+            await other.remove_member("room", "ana")
+        if asked == "add_member":
+            assert await storage.add_member(member("room", "ana", incarnation="second")) == ana
+        else:
+            assert await storage.keep_member("room", "ana") == ana
+        await held.land()
+    assert await storage.find_member("room", "ana") == ana
+    assert await other.remove_member("room", "ana") == ana
+    assert await storage.keep_member("room", "ana") is None
+    assert await roles(storage) == {"juan": "owner"}
+
+
 async def test_that_somebody_was_removed_is_forgotten_when_nothing_comes_any_more(
     storage: MongoStorage, inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:

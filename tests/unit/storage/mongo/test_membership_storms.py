@@ -91,9 +91,8 @@ class Walk:
         what = self._chance.random()
         if what < 0.45:
             joining = member("room", person, joined_at=self._joined, incarnation=f"{person}-{self._joined}")
-            added = await self._storage.add_member(joining)
-            # Who was there all the time may be removed late, by a command of before.
-            return True if was or added.incarnation == joining.incarnation else None
+            await self._storage.add_member(joining)
+            return True
         if what < 0.8:
             removed = await self._storage.remove_member("room", person)
             # Who was not there may be added late, by a command of before.

@@ -59,9 +59,11 @@ async def use(storage: MongoStorage) -> None:
 
 
 async def come_and_go(storage: MongoStorage) -> None:
-    """Join, rise, leave, come back, and leave the room empty."""
+    """Join, stay although somebody was removing them, rise, leave, come back, and leave the room empty."""
     for _ in range(2):
         await storage.add_member(member("room", "ana"))
+    await storage._database.update("members", {"_id": "room:ana"}, {"$set": {"leaving": "before"}})
+    await storage.keep_member("room", "ana")
     await storage.set_role("room", "ana", "admin")
     for each in ("ana", "juan"):
         await storage.remove_member("room", each)
