@@ -16,7 +16,7 @@ and whenever a command that nobody waits for any more is done:
   owner goes or steps down after another was made sure of, which counts too: so what was decided against
   that one and is still on its way comes to nothing. One room's owners do so one at a time, under a lock.
 - An owner who goes and leaves nobody first marks the room `vacated`. Who is added afterwards sees that and
-  makes sure of an owner; so does the next start.
+  makes sure of an owner; so does whoever finds somebody in such a room, and the next start.
 """
 
 import asyncio
@@ -120,7 +120,11 @@ class MongoRooms(RoomStore):
         room = self._room(document)
         if found is None or document is None or room is None or room.deleted_at is not None:
             return None
-        return found
+        if "vacated" not in document:
+            return found
+        # Who came late, or whose server crashed: nobody has looked whether the room has an owner.
+        await self._settle(room_id, document["vacated"])
+        return await self._find_member(room_id, user_id)
 
     async def keep_member(self, room_id: str, user_id: str) -> Member | None:
         document = await self._find_document(room_id, user_id)

@@ -196,6 +196,35 @@ async def test_who_is_said_to_be_there_is_not_removed_late(
     assert await roles(storage) == {"juan": "owner"}
 
 
+async def test_who_came_late_into_an_empty_room_owns_it_when_somebody_looks(
+    storage: MongoStorage, other: MongoStorage
+) -> None:
+    await made(storage, "juan")
+    await storage.remove_member("room", "juan")
+    with holding(other, "insert", "members", is_late=True) as held:
+        with pytest.raises(UnavailableError):
+            await other.add_member(member("room", "ana"))
+        await held.land()
+    found = await storage.find_member("room", "ana")
+    assert found is not None
+    assert found.role == "owner"
+
+
+async def test_the_last_owner_who_is_looked_at_while_leaving_leaves(
+    storage: MongoStorage, other: MongoStorage
+) -> None:
+    await made(storage, "juan")
+    with holding(other, "delete", "members") as held:
+        leaving = asyncio.create_task(other.remove_member("room", "juan"))
+        await held.come()
+        assert (await roles(storage)) == {"juan": "owner"}
+        assert await storage.find_member("room", "juan") is not None
+        held.go.set()
+        assert await leaving is not None
+    await storage.add_member(member("room", "ana"))
+    assert await roles(storage) == {"ana": "owner"}
+
+
 async def test_that_somebody_was_removed_is_forgotten_when_nothing_comes_any_more(
     storage: MongoStorage, inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
