@@ -37,12 +37,16 @@ class Login(Struct, frozen=True, kw_only=True):
 
 
 class Room(Struct, frozen=True, kw_only=True):
-    """A conversation. `key` is unique among all rooms; a deleted room keeps its row and its key."""
+    """A conversation. `key` is unique among all rooms; a deleted room keeps its row and its key.
+
+    `digest` is of what was asked for when it was made ("": of a direct room, and where it was not kept).
+    """
 
     id: str
     kind: RoomKind
     name: str | None
     key: str
+    digest: str = ""
     created_by: str
     created_at: int
     first_seq: int = 1

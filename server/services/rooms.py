@@ -71,7 +71,7 @@ class RoomService:
         self._clock = clock
 
     async def create(self, actor: str, wanted: CreateRoom) -> RoomView:
-        """A new room owned by the actor; the same `client_msg_id` answers the first one."""
+        """A new room owned by the actor; the same `client_msg_id` answers the first one, renamed or not."""
         name = checked_room_name(wanted.name)
         member_ids = [each for each in dict.fromkeys(wanted.member_ids) if each != actor]
         await self._directory.require_users(member_ids, field="member_ids")
@@ -80,13 +80,20 @@ class RoomService:
         unique = wanted.client_msg_id if wanted.client_msg_id is not None else uuid4().hex
         key = digest_of("room", actor, unique)
         room = Room(
-            id=uuid4().hex, kind=wanted.kind, name=name, key=key, created_by=actor, created_at=self._clock()
+            id=uuid4().hex,
+            kind=wanted.kind,
+            name=name,
+            key=key,
+            digest=digest_of(wanted.kind, name),
+            created_by=actor,
+            created_at=self._clock(),
         )
         members = [self._member(room, actor, "owner"), *(self._member(room, each) for each in member_ids)]
         stored, _ = await self._completion.run(self._create(room, members))
         view = await self._views.room(stored, actor)
         # Without a role: it was deleted, or the actor has left it.
-        if view.role is None or (stored.kind, stored.name) != (wanted.kind, name):
+        asked_for = stored.digest or digest_of(stored.kind, stored.name or "")
+        if view.role is None or asked_for != room.digest:
             raise ConflictError("this client_msg_id stands for another room", field="client_msg_id")
         return view
 

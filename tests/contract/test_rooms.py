@@ -26,7 +26,7 @@ async def roles(storage: Storage, room_id: str = "room") -> dict[str, str]:
 
 
 async def test_a_room_is_created_with_its_members(storage: Storage) -> None:
-    asked = replace(room("room", kind="direct", name=None), first_seq=1)
+    asked = replace(room("room", kind="direct", name=None), first_seq=1, digest="of what was asked")
     owner, other = member("room", "juan", role="owner"), member("room", "ana")
     assert await storage.create_room(asked, [owner, other]) == (asked, True)
     assert await storage.find_rooms(["room", "another"]) == {"room": asked}

@@ -11,8 +11,9 @@ from server.storage.base import Membership, RoomStore
 from server.storage.sqlite.database import Connection, Database, to_json
 
 _INSERT_ROOM = """INSERT INTO rooms
-        (id, kind, name, folded_name, key, created_by, created_at, first_seq, deleted_at)
-    VALUES (:id, :kind, :name, :folded_name, :key, :created_by, :created_at, :first_seq, :deleted_at)"""
+        (id, kind, name, folded_name, key, digest, created_by, created_at, first_seq, deleted_at)
+    VALUES (:id, :kind, :name, :folded_name, :key, :digest, :created_by, :created_at, :first_seq,
+        :deleted_at)"""
 _ROOMS = """SELECT '[' || group_concat(r.document) || ']'
     FROM json_each(?) AS wanted CROSS JOIN room_documents AS r ON r.id = wanted.value"""
 _ROOM_BY_KEY = "SELECT document FROM room_documents WHERE key = ?"

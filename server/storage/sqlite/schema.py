@@ -46,7 +46,9 @@ _V1 = (
     "CREATE INDEX logins_expires_at ON logins (expires_at)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_V1,)
+_V2 = ("ALTER TABLE rooms ADD COLUMN digest TEXT NOT NULL DEFAULT ''",)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_V1, _V2)
 """What makes version n of version n - 1, by n; `PRAGMA user_version` says which one a file has."""
 
 # What reads answer with, made anew at each start: they belong to the code that decodes them.
@@ -59,8 +61,9 @@ _VIEWS = {
         FROM changes AS c
         LEFT JOIN changes AS body ON body.room_id = c.room_id AND body.rev = c.content_rev""",
     "room_documents": """SELECT id, kind, folded_name, key, deleted_at,
-            json_object('id', id, 'kind', kind, 'name', name, 'key', key, 'created_by', created_by,
-                'created_at', created_at, 'first_seq', first_seq, 'deleted_at', deleted_at) AS document
+            json_object('id', id, 'kind', kind, 'name', name, 'key', key, 'digest', digest,
+                'created_by', created_by, 'created_at', created_at, 'first_seq', first_seq,
+                'deleted_at', deleted_at) AS document
         FROM rooms""",
     "member_documents": """SELECT room_id, user_id, joined_at,
             json_object('room_id', room_id, 'user_id', user_id, 'role', role, 'joined_at', joined_at,

@@ -79,6 +79,11 @@ async def test_a_repeat_answers_the_first_room_and_tells_nothing_anew(people: Si
     assert [tell.event for tell in people.publisher.told("room_joined")] == ["room_joined"]
     other = CreateRoom(kind="group", name="Foes", client_msg_id="1")
     assert await why(people.rooms.create("juan", other)) == (ConflictError, "client_msg_id")
+    await people.rooms.rename("juan", rooms[0].id, "Foes")
+    assert (await people.rooms.create("juan", wanted)).id == rooms[0].id
+    assert await why(people.rooms.create("juan", other)) == (ConflictError, "client_msg_id")
+    await people.storage._database.write(lambda file: file.execute("UPDATE rooms SET digest = ''").rowcount)
+    assert (await people.rooms.create("juan", other)).id == rooms[0].id  # made before it was kept
     assert (await people.rooms.create("ana", other)).name == "Foes"
 
 

@@ -86,6 +86,19 @@ def test_a_migration_that_fails_changes_nothing(
     assert connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall() == before
 
 
+async def test_rooms_of_the_first_version_are_read(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as first:
+        for statement in MIGRATIONS[0]:
+            first.execute(statement)
+        first.execute("PRAGMA user_version = 1")
+        first.execute("INSERT INTO rooms VALUES ('room', 'group', 'A', 'a', 'key', 'juan', 1, 1, NULL)")
+    storage = SqliteStorage(path)
+    await storage.open()
+    assert (await storage.find_rooms(["room"]))["room"].digest == ""
+    await storage.close()
+
+
 async def test_a_newer_version_is_refused_and_left_as_it_is(path: Path) -> None:
     storage = SqliteStorage(path)
     await storage.open()
