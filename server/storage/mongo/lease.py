@@ -25,8 +25,7 @@ class Lease:
     for `length_s`: its holder is gone, and it is taken over.
 
     Servers of a cluster take none. `beats` gives their reports by name: while one of them changes, this
-    server, which would not hear of them, gives way. A start of theirs looks for the lease once, and may come
-    just before it is taken.
+    server, which would not hear of them, gives way. They may have stood still for as long as it started.
     """
 
     def __init__(self, database: Database, beats: Beats, *, length_s: float) -> None:
@@ -105,17 +104,20 @@ class Lease:
             await asyncio.sleep(self._length_s / _PARTS)
             now_s = time.monotonic()
             try:
-                if is_held := await self._is_alone():
+                if await self._is_alone():
                     is_held = await self._beat() or await self._insert()
+                    self._kept_s = now_s if is_held else self._kept_s
+                    self._note(is_held=is_held)
                 else:  # and does not keep others of them from starting
+                    self._note(is_held=False)
                     await self._drop()
             except ChatError:
                 continue  # the store is away; who took the lease meanwhile shows when it is back
-            if is_held:
-                self._kept_s = now_s
-            if self._is_lost == is_held:
-                self._is_lost = not is_held
-                (_log.error if self._is_lost else _log.warning)("store.lease", is_held=is_held)
+
+    def _note(self, *, is_held: bool) -> None:
+        if self._is_lost == is_held:
+            self._is_lost = not is_held
+            (_log.error if self._is_lost else _log.warning)("store.lease", is_held=is_held)
 
     async def _is_alone(self) -> bool:
         before, self._others = self._others, await self._beats()

@@ -68,7 +68,8 @@ async def check(database: Database) -> None:
     present = await database.collection_names()
     schema = await database.find_one("meta", {"_id": "schema"})
     if schema is None:
-        if others := sorted(INDEXES.keys() & set(present) - {"meta"}):
+        # A server may have announced itself, or taken its lease, and come no further.
+        if others := sorted(INDEXES.keys() & set(present) - {"meta", "nodes"}):
             raise StoreRefusedError(
                 f"the database holds collections of another program ({', '.join(others)}), or lost its "
                 "schema version. Name another database in database.url, or restore a backup."

@@ -1,6 +1,7 @@
 """The store that several servers may share: everything in one database of MongoDB."""
 
 from collections import OrderedDict
+from contextlib import suppress
 
 from server.domain.errors import UnavailableError
 from server.storage.base import Storage
@@ -10,7 +11,7 @@ from server.storage.mongo.entries import Reader
 from server.storage.mongo.followup import FollowUp
 from server.storage.mongo.lease import Lease
 from server.storage.mongo.log import MongoLog
-from server.storage.mongo.nodes import MongoNodes
+from server.storage.mongo.nodes import Announcement, MongoNodes
 from server.storage.mongo.rooms import MongoRooms
 from server.storage.mongo.users import MongoUsers
 
@@ -36,6 +37,7 @@ class MongoStorage(MongoLog, MongoRooms, MongoUsers, MongoNodes, Storage):
         self._follow_up = FollowUp(self._database, self._reader)
         self._lease = Lease(self._database, self._beats, length_s=lease_s)
         self._database.fence = self._lease.check
+        self._announcement = Announcement(self._database)
         self._lease_s = lease_s
         self._is_alone = is_alone
         self._revs = OrderedDict()
@@ -49,6 +51,8 @@ class MongoStorage(MongoLog, MongoRooms, MongoUsers, MongoNodes, Storage):
                 await self._lease.take()
                 await self._require_no_nodes(self._lease_s)
             else:
+                await self._lease.require_free()  # or it would give way to who is refused
+                await self._announcement.make()
                 await self._lease.require_free()
             await schema.prepare(self._database)
             await self._go_on_emptying()
@@ -60,6 +64,8 @@ class MongoStorage(MongoLog, MongoRooms, MongoUsers, MongoNodes, Storage):
 
     async def close(self) -> None:
         await self._follow_up.close()
+        with suppress(UnavailableError):
+            await self._announcement.end()
         await self._lease.give_back()
         await self._database.close()
 

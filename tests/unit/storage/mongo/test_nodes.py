@@ -9,6 +9,7 @@ from server.domain.errors import UnavailableError
 from server.storage.base import NodeReport, StoreRefusedError
 from server.storage.mongo.store import MongoStorage
 from tests.builders import message_change, user
+from tests.unit.storage.mongo.held import holding
 
 Inside = AsyncDatabase[dict[str, Any]]
 
@@ -21,7 +22,9 @@ async def joined(url: str) -> AsyncIterator[MongoStorage]:
     await opened.close()
 
 
-async def test_each_report_is_counted_and_all_are_shown(joined: MongoStorage) -> None:
+async def test_each_report_is_counted_and_all_are_shown(url: str, joined: MongoStorage) -> None:
+    starting = MongoStorage(url, timeout_s=10, is_alone=False)
+    await starting.open()
     await joined.report("a", at=5, is_heard=True)
     await joined.report("b", at=1, is_heard=True)
     told = await joined.report("a", at=7, is_heard=False)
@@ -32,6 +35,8 @@ async def test_each_report_is_counted_and_all_are_shown(joined: MongoStorage) ->
     await joined.forget_node("b")
     await joined.forget_node("unknown")
     assert [each.node for each in await joined.report("a", at=8, is_heard=True)] == ["a"]
+    assert await joined.count_undecodable() == 0
+    await starting.close()
 
 
 async def test_what_a_server_wrote_since_is_found(storage: MongoStorage) -> None:
@@ -63,6 +68,39 @@ async def test_a_server_alone_and_servers_of_a_cluster_do_not_share_a_database(
     await joined.close()
 
 
+async def test_a_server_alone_is_refused_while_one_of_a_cluster_is_starting(
+    url: str, joined: MongoStorage, inside: Inside
+) -> None:
+    """It has looked for the lease, and is still far from its first report."""
+    with pytest.raises(StoreRefusedError, match="servers of a cluster use this database"):
+        await MongoStorage(url, timeout_s=10, lease_s=2).open()
+    await joined.report("a", at=1, is_heard=True)
+    assert [each["_id"] async for each in inside.nodes.find()] == ["a"]
+
+
+async def test_one_of_a_cluster_that_looked_for_the_lease_too_early_looks_again(
+    url: str, storage: MongoStorage, inside: Inside
+) -> None:
+    await storage.close()
+    joining = MongoStorage(url, timeout_s=10, lease_s=1, is_alone=False)
+    with holding(joining, "update", "nodes") as held:
+        opening = asyncio.create_task(joining.open())
+        await held.come()
+        await inside.meta.insert_one({"_id": "lease", "holder": "alone", "beat": 1})
+        held.go.set()
+        beating = asyncio.create_task(beat(inside))
+        with pytest.raises(StoreRefusedError, match="another server uses this database"):
+            await opening
+    beating.cancel()
+    await asyncio.gather(beating, return_exceptions=True)
+    assert await inside.nodes.count_documents({}) == 0
+
+
+async def beat(inside: Inside) -> None:
+    while True:
+        await inside.meta.update_one({"_id": "lease"}, {"$inc": {"beat": 1}})
+
+
 async def test_servers_that_are_dead_keep_nobody_out_and_are_forgotten(
     url: str, joined: MongoStorage, inside: Inside
 ) -> None:
@@ -74,10 +112,11 @@ async def test_servers_that_are_dead_keep_nobody_out_and_are_forgotten(
     await alone.close()
 
 
-async def test_a_server_alone_gives_way_to_a_cluster_that_started_at_the_same_time(
+async def test_a_server_alone_gives_way_to_a_cluster_that_was_taken_for_dead(
     url: str, joined: MongoStorage
 ) -> None:
-    """It looked for the lease before it was taken, and reports after the reports were looked for."""
+    """It stood still for as long as the other one was starting."""
+    await joined.report("a", at=1, is_heard=True)
     alone = MongoStorage(url, timeout_s=10, lease_s=2)
     await alone.open()
 

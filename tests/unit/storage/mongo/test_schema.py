@@ -32,6 +32,16 @@ async def test_a_newer_database_is_refused_and_left_as_it_is(url: str, inside: I
     assert await inside.list_collection_names() == ["meta"]
 
 
+async def test_a_start_that_another_has_only_announced_is_not_another_programs(
+    url: str, inside: Inside
+) -> None:
+    await inside.nodes.insert_one({"_id": "another", "beat": 1, "starting_at": 1})
+    await inside.meta.insert_one({"_id": "lock:other"})
+    storage = MongoStorage(url, is_alone=False, timeout_s=10)
+    await storage.open()
+    await storage.close()
+
+
 async def test_a_database_of_another_program_is_refused(url: str, inside: Inside) -> None:
     await inside.users.insert_one({"name": "somebody else's"})
     with pytest.raises(StoreRefusedError, match=r"another program \(users\)"):
