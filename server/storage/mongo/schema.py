@@ -52,7 +52,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         _index("folded_name"),
     ],
     # `_id` the login's id: how it began. Then only inserts: "<login>:<n>" for each rotation, and its end.
-    "logins": [_index("user_id"), _index("kept_until")],
+    "logins": [_index("user_id", "_id"), _index("kept_until")],
     "rotations": [_index("login_id", "n"), _index("expires_at")],
     "revocations": [_index("expires_at")],
     # `_id` a server of the cluster, with its last report.

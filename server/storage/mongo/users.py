@@ -8,12 +8,14 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from bson.raw_bson import RawBSONDocument
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict, replace
 
+from server.domain.errors import UnavailableError
 from server.domain.models import Login, User
 from server.storage.base import UsernameTakenError, UserStore
-from server.storage.mongo.database import Database
+from server.storage.mongo.database import Database, TakenError
 from server.storage.mongo.entries import Reader
 from server.storage.mongo.pages import find_page
 
@@ -21,7 +23,8 @@ LONG_PAST_MS = 24 * 3600 * 1000
 """A login may be forgotten this long after it expired."""
 
 _FORGET_AFTER_S = 3600.0
-_MOST_LOGINS = 10_000
+_MOST_LOGINS = 1_000
+_ATTEMPTS = 10
 _LAST_CODE_POINT = "\U0010ffff"
 
 
@@ -141,16 +144,39 @@ class MongoUsers(UserStore):
         await self._revoke(login)
 
     async def revoke_logins(self, user_id: str) -> None:
-        found = await self._database.find("logins", {"user_id": user_id}, limit=_MOST_LOGINS)
-        for login in self._reader.each(Login, found, id="_id"):
-            await self._revoke(login)
+        after = ""
+        while found := await self._database.find(
+            "logins", {"user_id": user_id, "_id": {"$gt": after}}, sort=[("_id", 1)], limit=_MOST_LOGINS
+        ):
+            await self._revoke_each(
+                {
+                    login.id: _to_revocation(login, _kept_until(document, login))
+                    for document in found
+                    if (login := self._reader.find(Login, document, id="_id"))
+                }
+            )
+            after = found[-1]["_id"]
+
+    async def _revoke_each(self, revocations: dict[str, dict[str, object]]) -> None:
+        for _ in range(_ATTEMPTS):
+            known = {"_id": {"$in": list(revocations)}}
+            present = await self._database.find("revocations", known, limit=len(revocations), fields=("_id",))
+            for each in present:
+                del revocations[each["_id"]]
+            if not revocations:
+                return
+            try:
+                await self._database.insert_in_order("revocations", list(revocations.values()))
+            except TakenError:  # somebody else revokes them, too
+                continue
+            return
+        raise UnavailableError("others are changing this", retry_after_ms=1000)
 
     async def _revoke(self, login: Login) -> None:
         # It has to outlast the newest rotation: what revokes is not to be forgotten before what it revokes.
         known = await self.find_login(login.id)
         expires_at = max(login.expires_at, known.expires_at if known is not None else 0)
-        document = _to_document(replace(login, is_revoked=True, expires_at=expires_at))
-        if not await self._database.insert("revocations", document):
+        if not await self._database.insert("revocations", _to_revocation(login, expires_at)):
             update = {"$max": {"expires_at": expires_at}}
             await self._database.update("revocations", {"_id": login.id}, update)
 
@@ -169,3 +195,13 @@ def _to_document(login: Login) -> dict[str, object]:
     fields = asdict(login) | {"_id": login.id}
     del fields["id"]
     return fields
+
+
+def _to_revocation(login: Login, expires_at: int) -> dict[str, object]:
+    return _to_document(replace(login, is_revoked=True, expires_at=expires_at))
+
+
+def _kept_until(document: RawBSONDocument, login: Login) -> int:
+    """When the newest rotation of a login expires."""
+    kept_until = document.get("kept_until")
+    return max(kept_until, login.expires_at) if isinstance(kept_until, int) else login.expires_at

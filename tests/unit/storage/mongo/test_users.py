@@ -1,14 +1,18 @@
 """Logins are only ever added to; what is long past goes."""
 
+import asyncio
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 from pymongo.asynchronous.database import AsyncDatabase
 
 from server.domain.models import Login
+from server.storage.mongo import users
 from server.storage.mongo.store import MongoStorage
 from server.storage.mongo.users import LONG_PAST_MS
 from tests.builders import CREATED_AT
+from tests.unit.storage.mongo.held import holding
 
 Inside = AsyncDatabase[dict[str, Any]]
 LOGIN = Login(id="login", user_id="juan", n=0, rotated_at=CREATED_AT, expires_at=CREATED_AT + 1000)
@@ -46,3 +50,24 @@ async def test_only_what_is_long_past_is_forgotten(storage: MongoStorage, inside
     assert {each["_id"] async for each in inside.logins.find()} == {"rotated", "new"}
     assert await inside.revocations.count_documents({}) == 0
     assert await storage.find_login("rotated") is not None
+
+
+async def test_all_logins_of_a_user_are_revoked_however_many_they_are(
+    storage: MongoStorage, inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users, "_MOST_LOGINS", 3)
+    ids = [f"login-{n}" for n in range(7)]
+    for each in ids:
+        await storage.create_login(replace(LOGIN, id=each))
+    await storage.revoke_login(replace(LOGIN, id="login-1"))
+    await storage.rotate_login("login-4", 0, CREATED_AT, CREATED_AT + 5000)
+    with holding(storage, "insert_in_order", "revocations") as held:
+        revoking = asyncio.create_task(storage.revoke_logins("juan"))
+        await held.come()
+        await storage.revoke_login(replace(LOGIN, id="login-0"))  # in the middle of it
+        held.go.set()
+        await revoking
+    assert sorted([each["_id"] async for each in inside.revocations.find()]) == ids
+    found = await inside.revocations.find_one({"_id": "login-4"})
+    assert found is not None
+    assert found["expires_at"] == CREATED_AT + 5000
