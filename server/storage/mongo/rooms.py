@@ -37,9 +37,8 @@ from server.storage.mongo.database import Database, Document, TakenError
 from server.storage.mongo.entries import Reader
 from server.storage.mongo.followup import FollowUp
 from server.storage.mongo.lock import locked
-from server.storage.mongo.pages import find_page
+from server.storage.mongo.pages import every_page, find_page
 
-_MOST_ROOMS = 10_000
 _ATTEMPTS = 10
 _SETTLED_AT_ONCE = 100
 _ASKED_AT_ONCE = 1_000
@@ -163,15 +162,16 @@ class MongoRooms(RoomStore):
         return [self._with_own_messages(member) for member in found] if is_open else []
 
     async def memberships(self, user_id: str) -> list[Membership]:
-        found = await self._database.find("members", {"user_id": user_id}, limit=_MOST_ROOMS)
-        members = self._members(found)
-        rooms = await self.find_rooms([member.room_id for member in members])
-        open_rooms = {room.id: room for room in rooms.values() if room.deleted_at is None}
-        return [
-            Membership(room=open_rooms[member.room_id], member=member)
-            for member in members
-            if member.room_id in open_rooms
-        ]
+        found: list[Membership] = []
+        async for page in every_page(self._database, "members", {"user_id": user_id}):
+            members = self._members(page)
+            rooms = await self.find_rooms([member.room_id for member in members])
+            found += [
+                Membership(room=room, member=member)
+                for member in members
+                if (room := rooms.get(member.room_id)) and room.deleted_at is None
+            ]
+        return found
 
     async def add_member(self, member: Member) -> Member:
         if not await self._is_open(member.room_id):

@@ -40,7 +40,7 @@ INDEXES: dict[str, list[IndexModel]] = {
     # `_id` "<room>:<user>". `leaving`: it is being removed, or was to be. Of who was removed only `gone` (the
     # incarnation) and `gone_at`, for a while.
     "members": [
-        _index("user_id"),
+        _index("user_id", "_id"),
         _index("room_id", "joined_at", "user_id"),
         _index("room_id", "role"),
         _index("gone_at", is_sparse=True),

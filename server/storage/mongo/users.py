@@ -17,13 +17,12 @@ from server.domain.models import Login, User
 from server.storage.base import UsernameTakenError, UserStore
 from server.storage.mongo.database import Database, TakenError
 from server.storage.mongo.entries import Reader
-from server.storage.mongo.pages import find_page
+from server.storage.mongo.pages import every_page, find_page
 
 LONG_PAST_MS = 24 * 3600 * 1000
 """A login may be forgotten this long after it expired."""
 
 _FORGET_AFTER_S = 3600.0
-_MOST_LOGINS = 1_000
 _ATTEMPTS = 10
 _LAST_CODE_POINT = "\U0010ffff"
 
@@ -144,18 +143,14 @@ class MongoUsers(UserStore):
         await self._revoke(login)
 
     async def revoke_logins(self, user_id: str) -> None:
-        after = ""
-        while found := await self._database.find(
-            "logins", {"user_id": user_id, "_id": {"$gt": after}}, sort=[("_id", 1)], limit=_MOST_LOGINS
-        ):
+        async for page in every_page(self._database, "logins", {"user_id": user_id}):
             await self._revoke_each(
                 {
                     login.id: _to_revocation(login, _kept_until(document, login))
-                    for document in found
+                    for document in page
                     if (login := self._reader.find(Login, document, id="_id"))
                 }
             )
-            after = found[-1]["_id"]
 
     async def _revoke_each(self, revocations: dict[str, dict[str, object]]) -> None:
         for _ in range(_ATTEMPTS):

@@ -39,3 +39,16 @@ async def test_what_cannot_be_read_is_not_read_past_for_ever(
     await storage.create_room(room("room", kind="public"), [])
     assert await storage.public_rooms("", "", 2) == []
     assert await storage.count_undecodable() == 4
+
+
+async def test_somebody_is_in_all_their_rooms_however_many_they_are(
+    storage: MongoStorage, inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "_AT_ONCE", 2)
+    ids = [f"room-{n}" for n in range(7)]
+    for each in ids:
+        await storage.create_room(room(each), [member(each, "juan"), member(each, "ana")])
+    await inside.members.update_one({"_id": "room-3:juan"}, {"$set": {"role": "broken"}})
+    await storage.update_room("room-4", deleted_at=1)
+    found = await storage.memberships("juan")
+    assert [each.room.id for each in found] == ["room-0", "room-1", "room-2", "room-5", "room-6"]

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from pymongo.asynchronous.database import AsyncDatabase
 
 from server.domain.models import Login
-from server.storage.mongo import users
+from server.storage.mongo import pages
 from server.storage.mongo.store import MongoStorage
 from server.storage.mongo.users import LONG_PAST_MS
 from tests.builders import CREATED_AT
@@ -55,7 +55,7 @@ async def test_only_what_is_long_past_is_forgotten(storage: MongoStorage, inside
 async def test_all_logins_of_a_user_are_revoked_however_many_they_are(
     storage: MongoStorage, inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(users, "_MOST_LOGINS", 3)
+    monkeypatch.setattr(pages, "_AT_ONCE", 3)
     ids = [f"login-{n}" for n in range(7)]
     for each in ids:
         await storage.create_login(replace(LOGIN, id=each))
