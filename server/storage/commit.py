@@ -25,8 +25,12 @@ _MOST_UNTOLD_BATCHES = 1_000
 _MOST_HEADS = 50_000
 _TOLD_AGAIN_AFTER_S = 0.5
 _ENTRY_OVERHEAD_BYTES = 1024
+_MOST_UNSETTLED = 10_000
 _LOOK_AGAIN_S = 1.0
-_SETTLED_AFTER_S = 60.0
+_LOOK_SELDOM_S = 10.0
+_SELDOM_AFTER_S = 60.0
+# While most members of the store lag behind, what the first of them has stored is there for nobody.
+_SETTLED_AFTER_S = 3600.0
 _RETRY_S = (0.002, 0.020)
 _LONGEST_RETRY_S = 1.0
 _log = get_logger(__name__)
@@ -152,7 +156,7 @@ class Committer:
             if not self._waiting:
                 self._arrived.clear()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_AGAIN_S if self._unsettled else None):
+                    async with asyncio.timeout(self._look_again_s()):
                         await self._arrived.wait()
                         continue
             if self._contention is not None:
@@ -206,6 +210,7 @@ class Committer:
                 await asyncio.sleep(wait_s)
                 attempts += 1
                 self._unsettled += [p for p in batch if p.future.done() and p.tried]
+                del self._unsettled[:-_MOST_UNSETTLED]
                 batch = [p for p in batch if not p.future.done()]
                 if not batch:
                     return
@@ -239,6 +244,13 @@ class Committer:
         self._unsettled = [
             p for p in gone if p.key not in stored and self._may_land(p, planned.heads[p.draft.room_id])
         ]
+
+    def _look_again_s(self) -> float | None:
+        """After how long to look for late writes."""
+        if not self._unsettled:
+            return None
+        age_s = asyncio.get_running_loop().time() - max(pending.since_s for pending in self._unsettled)
+        return _LOOK_AGAIN_S if age_s < _SELDOM_AFTER_S else _LOOK_SELDOM_S
 
     def _may_land(self, pending: _Pending, head: Head) -> bool:
         """Whether a late write is to be expected: none can take a number that is taken."""
