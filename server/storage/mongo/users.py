@@ -50,10 +50,16 @@ class MongoUsers(UserStore):
         del fields["id"]
         if await self._database.insert("users", fields):
             return user
-        present = (await self.find_users([user.id])).get(user.id)
+        present = await self._database.find_one("users", {"_id": user.id})
         if present is None:
+            named = {"folded_username": fields["folded_username"]}
+            if await self._database.find_one("users", named) is None:
+                # It stands on the primary, and most of the others do not have it yet.
+                raise UnavailableError("who has this name cannot be read yet", retry_after_ms=1000)
+        known = self._reader.find(User, present, id="_id")
+        if known is None:
             raise UsernameTakenError(user.username)
-        return present
+        return known
 
     async def find_users(self, user_ids: Sequence[str]) -> dict[str, User]:
         found = await self._database.find("users", {"_id": {"$in": list(user_ids)}}, limit=len(user_ids))

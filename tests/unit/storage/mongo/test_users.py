@@ -7,11 +7,13 @@ import pytest
 from msgspec.structs import replace
 from pymongo.asynchronous.database import AsyncDatabase
 
+from server.domain.errors import UnavailableError
 from server.domain.models import Login
+from server.storage.base import UsernameTakenError
 from server.storage.mongo import pages
 from server.storage.mongo.store import MongoStorage
 from server.storage.mongo.users import LONG_PAST_MS
-from tests.builders import CREATED_AT
+from tests.builders import CREATED_AT, user
 from tests.unit.storage.mongo.held import holding
 
 Inside = AsyncDatabase[dict[str, Any]]
@@ -71,3 +73,22 @@ async def test_all_logins_of_a_user_are_revoked_however_many_they_are(
     found = await inside.revocations.find_one({"_id": "login-4"})
     assert found is not None
     assert found["expires_at"] == CREATED_AT + 5000
+
+
+async def test_a_name_is_called_taken_only_where_it_can_be_seen(
+    storage: MongoStorage, inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands on the primary alone refuses an insert, and nobody can read it yet."""
+
+    async def refused(_collection: str, _document: Any) -> bool:
+        return False
+
+    await storage.create_user(user("ana"), None)
+    monkeypatch.setattr(storage._database, "insert", refused)
+    with pytest.raises(UnavailableError):
+        await storage.create_user(user("juan"), None)
+    with pytest.raises(UsernameTakenError):
+        await storage.create_user(replace(user("juan"), username="ana"), None)
+    await inside.users.insert_one({"_id": "juan", "folded_username": "another"})
+    with pytest.raises(UsernameTakenError):  # it will never decode, so that to wait is no use
+        await storage.create_user(user("juan"), None)

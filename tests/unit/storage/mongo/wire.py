@@ -1,11 +1,14 @@
 """What a store sends to its server, and a use of everything that it does."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+from msgspec.structs import replace
 from pymongo import monitoring
 
 from server.domain.models import Login
+from server.storage.base import UsernameTakenError
 from server.storage.mongo.store import MongoStorage
 from tests.builders import CREATED_AT, delete_change, member, message_change, react_change, room, user
 
@@ -29,6 +32,8 @@ class Wire(monitoring.CommandListener):
 async def use(storage: MongoStorage) -> None:
     """Do all that it can do, with more than one thing at a time where it can."""
     await storage.create_user(user("juan"), "hash")
+    with suppress(UsernameTakenError):
+        await storage.create_user(replace(user("other"), username="juan"), "hash")
     await storage.create_room(room("room"), [member("room", "juan", role="owner")])
     await storage.create_room(room("plaza", kind="public"), [member("plaza", "juan", role="owner")])
     await storage.create_room(room("late", key="key-room"), [member("late", "juan")])
