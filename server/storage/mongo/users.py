@@ -137,9 +137,13 @@ class MongoUsers(UserStore):
             return login
         await self._database.update("logins", {"_id": login_id}, {"$max": {"kept_until": expires_at}})
         rotation = {"login_id": login_id, "n": n + 1, "rotated_at": at, "expires_at": expires_at}
-        if await self._database.insert("rotations", {"_id": f"{login_id}:{n + 1}"} | rotation):
+        id_ = f"{login_id}:{n + 1}"
+        if await self._database.insert("rotations", {"_id": id_} | rotation):
             await self._database.delete("rotations", {"login_id": login_id, "n": {"$lte": n}}, is_many=True)
         moved = await self.find_login(login_id)
+        if moved == login and await self._database.find_one("rotations", {"_id": id_}) is None:
+            # One stands on the primary, and most of the others do not have it yet.
+            raise UnavailableError("the login cannot be read yet", retry_after_ms=1000)
         if moved is not None and moved.is_revoked:  # meanwhile: for as long as this rotation lasts
             await self._revoke(moved)
         return moved

@@ -92,3 +92,19 @@ async def test_a_name_is_called_taken_only_where_it_can_be_seen(
     await inside.users.insert_one({"_id": "juan", "folded_username": "another"})
     with pytest.raises(UsernameTakenError):  # it will never decode, so that to wait is no use
         await storage.create_user(user("juan"), None)
+
+
+async def test_a_login_is_not_said_to_stand_where_a_rotation_that_nobody_can_see_yet_is_in_the_way(
+    storage: MongoStorage, inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks again for an answer that was lost would be taken for a thief."""
+
+    async def refused(_collection: str, _document: Any) -> bool:
+        return False
+
+    await storage.create_login(LOGIN)
+    monkeypatch.setattr(storage._database, "insert", refused)
+    with pytest.raises(UnavailableError):
+        await storage.rotate_login("login", 0, CREATED_AT, CREATED_AT + 2000)
+    await inside.rotations.insert_one({"_id": "login:1"})  # it will never decode
+    assert await storage.rotate_login("login", 0, CREATED_AT, CREATED_AT + 2000) == LOGIN

@@ -56,6 +56,8 @@ async def use(storage: MongoStorage) -> None:
     login = Login(id="login", user_id="juan", n=0, rotated_at=CREATED_AT, expires_at=2 * CREATED_AT)
     await storage.create_login(login)
     await storage.rotate_login("login", 0, CREATED_AT, 2 * CREATED_AT)
+    await storage._database.insert("rotations", {"_id": "login:2"})  # one that does not decode
+    await storage.rotate_login("login", 1, CREATED_AT, 2 * CREATED_AT)
     await storage.revoke_logins("juan")
     await storage.revoke_login(login)  # it is revoked already
     await storage.report("node", at=CREATED_AT, is_heard=True)
