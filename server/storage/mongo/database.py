@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from pymongo import AsyncMongoClient, ReadPreference, UpdateMany, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -44,7 +44,11 @@ Sort = Sequence[tuple[str, int]]
 DEFAULT_NAME = "tertulia"
 """The database of a URL that names none."""
 
-AS_STORED = CodecOptions(document_class=RawBSONDocument, unicode_decode_error_handler="replace")
+AS_STORED = CodecOptions(
+    document_class=RawBSONDocument,
+    unicode_decode_error_handler="replace",
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
 """Documents come undecoded: one that is broken must not spoil its page, and its id can still be shown."""
 
 _BAD_CREDENTIALS = (18, 8000)

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from bson.datetime_ms import DatetimeMS
 from msgspec.structs import replace
 from pymongo.asynchronous.database import AsyncDatabase
 
@@ -118,6 +119,23 @@ async def test_locks_and_leases_that_cannot_be_read_are_taken_over(
     await alone.open()
     assert await alone.set_role("room", "juan", "member") is False
     await alone.close()
+
+
+async def test_a_date_that_no_calendar_has_spoils_nothing_but_its_document(
+    storage: MongoStorage, inside: Inside
+) -> None:
+    ages_from_now = {"$set": {"at": DatetimeMS(2**62), "joined_at": DatetimeMS(2**62)}}
+    for each in ("room", "other"):
+        await storage.create_room(room(each), [member(each, "juan"), member(each, "ana")])
+        await storage.append([message_change(each, rev) for rev in (1, 2)])
+    await inside.changes.update_one({"_id": "room:2"}, ages_from_now)
+    await inside.members.update_one({"_id": "room:ana"}, ages_from_now)
+    assert (await storage.heads(["room", "other"])).keys() == {"other"}
+    assert [each.seq for each in await storage.messages_between("room", 1, 2)] == [1]
+    assert [each.rev for each in await storage.changes_after("room", 0, 5)] == [1]
+    assert [each.user_id for each in await storage.members("room", (0, ""), 5)] == ["juan"]
+    assert [each.room.id for each in await storage.memberships("ana")] == ["other"]
+    assert await storage.find_member("room", "ana") is None
 
 
 async def test_a_broken_document_is_counted_once_however_often_it_is_read(

@@ -2,6 +2,7 @@
 
 import bson
 import pytest
+from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 from msgspec.structs import replace
 
@@ -50,13 +51,15 @@ def test_a_key_is_always_there_and_only_deletions_are_marked() -> None:
         {"kind": "unknown"},
         {"content": 1},
         {"seq": None},
+        {"at": DatetimeMS(2**62)},
+        {"state": {"created_at": DatetimeMS(-(2**62))}},
     ],
 )
 def test_a_document_of_another_shape_is_skipped_reported_and_counted(
     broken: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
     reader = Reader()
-    document = RawBSONDocument(bson.encode(to_document(MESSAGE) | broken))
+    document = RawBSONDocument(bson.encode(to_document(MESSAGE) | broken), AS_STORED)
     assert [each.rev for each in reader.each(Entry, [document, stored(LIKE)])] == [2]
     assert reader.skipped == 1
     assert "room:1" in caplog.text
