@@ -20,8 +20,9 @@ from server.services.notices import (
     Tell,
 )
 from server.services.telling import Teller
+from server.views import RoomJoined, RoomLeft
 
-from .sessions import Sessions, room_channel, room_of_channel, user_channel
+from .sessions import Sessions, room_channel, room_of_channel, told_channel, user_channel
 
 _KINDS: dict[str, type[notices.Control]] = {
     "membership_changed": MembershipChanged,
@@ -139,6 +140,7 @@ def _emit(tell: Tell) -> Emit:
         event=tell.event,
         data=msgspec.Raw(msgspec.json.encode(tell.data)),
         rooms=frozenset(_channels(tell)),
+        except_rooms=_excepted(tell),
         volatile=tell.volatile,
         order=_order(tell.place) if tell.place is not None else None,
     )
@@ -156,6 +158,10 @@ def _head(rev: int, memo: str) -> Head | None:
     return (
         Head(rev=rev, last_seq=int(last_seq), at=int(at)) if last_seq.isdecimal() and at.isdecimal() else None
     )
+
+
+def _excepted(tell: Tell) -> frozenset[str]:
+    return frozenset([told_channel(tell.data)] if isinstance(tell.data, RoomJoined | RoomLeft) else [])
 
 
 def _channels(notice: Tell) -> Sequence[str]:

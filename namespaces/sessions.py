@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -16,6 +17,7 @@ from server.views import ExpiresData, RoomJoined, RoomLeft, ServerDraining, Sess
 
 _LONGEST_TIMER_S = 24 * 3600.0
 _READ_AT_A_TIME = 20
+_ROOM = "room:"
 _log = get_logger(__name__)
 
 
@@ -28,17 +30,22 @@ class SessionRules(Struct, frozen=True, kw_only=True):
 
 def room_channel(room_id: str) -> str:
     """The engine's room of a chat room."""
-    return f"room:{room_id}"
+    return _ROOM + room_id
 
 
 def room_of_channel(channel: str) -> str:
     """The chat room of an engine's room that `room_channel` names."""
-    return channel.removeprefix("room:")
+    return channel.removeprefix(_ROOM)
 
 
 def user_channel(user_id: str) -> str:
     """The engine's room of everything a user has open."""
     return f"user:{user_id}"
+
+
+def told_channel(told: RoomJoined | RoomLeft) -> str:
+    """The engine's room of those who know it from the store: when a notice of it comes they are not told."""
+    return ("joined:" if isinstance(told, RoomJoined) else "left:") + told.room_id
 
 
 class Session:
@@ -64,6 +71,14 @@ class _Person:
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
         self.version = 0
+
+
+class _Moved(NamedTuple):
+    """The chat rooms that a session was taken out of and put into."""
+
+    session: Session
+    left: list[str]
+    entered: list[str]
 
 
 class Sessions:
@@ -183,34 +198,43 @@ class Sessions:
     def _leave(self, notice: MembershipChanged, data: RoomLeft) -> None:
         for user_id in notice.user_ids & self._people.keys():
             for session in self._sessions_of(user_id):
-                session.connection.leave(room_channel(notice.room_id))
-                if session.room_id == notice.room_id:
+                if _leave(session.connection, notice.room_id) and session.room_id == notice.room_id:
                     session.connection.emit("room_left", data)
 
     async def _follow(self, notice: MembershipChanged) -> None:
-        """Enter what the store names now. Sessions whose rooms cannot be read are closed: they come back."""
+        """Be in the room, or not, as the store says now. Of others there are notices, or `refresh` tells.
+
+        Sessions whose rooms cannot be read are closed: they come back.
+        """
         concerned = notice.user_ids & self._people.keys()
         for user_id in concerned:
             self._people[user_id].version += 1
         for user_id in concerned:
             sessions = self._sessions_of(user_id)
             try:
-                await self._enter_rooms(user_id, sessions)
+                for moved in await self._enter_rooms(user_id, sessions, only=notice.room_id):
+                    # Others are told in their user's room.
+                    if moved.session.room_id is not None:
+                        _tell(moved)
             except ChatError as error:
                 _log.warning("conn.closed", user_id=user_id, code=error.code)
                 for session in sessions:
                     session.connection.close()
 
-    async def _enter_rooms(self, user_id: str, sessions: list[Session]) -> None:
-        """Put the sessions into the rooms that the store names; read again when a notice came meanwhile."""
+    async def _enter_rooms(
+        self, user_id: str, sessions: list[Session], *, only: str | None = None
+    ) -> list[_Moved]:
+        """Put the sessions into the rooms that the store names, or into that one; out of those it does not.
+
+        Reads again when a notice came meanwhile.
+        """
         while (person := self._people.get(user_id)) is not None:
             version = person.version
             incarnations = await self._rooms.incarnations(user_id)
             await self._listen_to(incarnations.keys())
             if person.version == version:
-                for session in sessions:
-                    _settle(session, incarnations)
-                return
+                return [_settle(session, incarnations, only) for session in sessions]
+        return []
 
     async def _refresh_all(self, user_ids: list[str]) -> None:
         for start in range(0, len(user_ids), _READ_AT_A_TIME):
@@ -218,10 +242,9 @@ class Sessions:
 
     async def _refresh(self, user_id: str) -> None:
         sessions = [each for each in self._sessions_of(user_id) if each.is_live]
-        before = {session.connection.sid: session.connection.rooms for session in sessions}
-        await self._enter_rooms(user_id, sessions)
+        for moved in await self._enter_rooms(user_id, sessions):
+            _tell(moved)
         for session in sessions:
-            _tell_difference(session, before[session.connection.sid])
             if session.end is None and await self._has_ended(session.identity):
                 self._end(session, _revoked())
 
@@ -267,34 +290,47 @@ class Sessions:
             session.connection.close()
 
 
-def _settle(session: Session, incarnations: Mapping[str, str]) -> None:
-    wanted: dict[str, str | None] = {room_channel(each): tag for each, tag in incarnations.items()}
-    if session.room_id is not None:
-        only = room_channel(session.room_id)
-        wanted = {only: wanted[only]} if only in wanted else {}
-    else:
-        wanted[user_channel(session.user_id)] = None
+def _settle(session: Session, incarnations: Mapping[str, str], only: str | None) -> _Moved:
     connection = session.connection
-    for channel in connection.rooms - wanted.keys():
-        connection.leave(channel)
-    entered = wanted.keys() - connection.rooms
-    for channel in entered:
-        connection.enter(channel, tag=wanted[channel])
-    if session.is_live and session.room_id is not None and entered:
-        connection.emit("room_joined", RoomJoined(room_id=session.room_id))
+    present = {room_of_channel(each) for each in connection.rooms if each.startswith(_ROOM)}
+    wanted = set(incarnations)
+    if session.room_id is not None:
+        wanted &= {session.room_id}
+    else:
+        connection.enter(user_channel(session.user_id))
+    left, entered = present - wanted, wanted - present
+    if only is not None:
+        left, entered = left & {only}, entered & {only}
+    for room_id in left:
+        _leave(connection, room_id)
+    for room_id in entered:
+        connection.enter(room_channel(room_id), tag=incarnations[room_id])
+        connection.leave(told_channel(RoomLeft(room_id=room_id, reason="removed")))
+    return _Moved(session, sorted(left), sorted(entered))
 
 
-def _tell_difference(session: Session, before: frozenset[str]) -> None:
-    """Tell a session into which rooms it was put without having been told, and out of which."""
-    after = session.connection.rooms
-    for channel in sorted(before - after):
-        data = RoomLeft(room_id=room_of_channel(channel), reason="removed")
-        session.connection.emit("room_left", data, is_kept=False)
-    if session.room_id is None:  # else it was told as it entered
-        for channel in sorted(after - before):
-            session.connection.emit(
-                "room_joined", RoomJoined(room_id=room_of_channel(channel)), is_kept=False
-            )
+def _leave(connection: Connection, room_id: str) -> bool:
+    """Whether it was in the room."""
+    was_in = room_channel(room_id) in connection.rooms
+    connection.leave(room_channel(room_id))
+    connection.leave(told_channel(RoomJoined(room_id=room_id)))
+    return was_in
+
+
+def _tell(moved: _Moved) -> None:
+    """Tell a session out of which rooms and into which it was put, though no notice has come."""
+    session = moved.session
+    if not session.is_live:
+        return
+    told: list[tuple[str, RoomJoined | RoomLeft]] = [
+        *(("room_left", RoomLeft(room_id=each, reason="removed")) for each in moved.left),
+        *(("room_joined", RoomJoined(room_id=each)) for each in moved.entered),
+    ]
+    for event, data in told:
+        # Who takes all of the user's rooms is told it by the notice yet, if it is lost on the way.
+        session.connection.emit(event, data, is_kept=session.room_id is not None)
+        if session.room_id is None:
+            session.connection.enter(told_channel(data))
 
 
 def _require_admitted(session: Session) -> None:

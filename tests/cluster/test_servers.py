@@ -9,7 +9,16 @@ import pytest
 
 from tests.cluster.site import Cluster, running_cluster
 from tests.fault_proxy import FaultProxy
-from tests.harness import PATIENCE_S, Client, Json, ServerProcess, connected, http_api, site_token
+from tests.harness import (
+    PATIENCE_S,
+    Client,
+    Json,
+    ServerProcess,
+    caught_up,
+    connected,
+    http_api,
+    site_token,
+)
 
 pytestmark = pytest.mark.real_services
 
@@ -223,6 +232,42 @@ async def test_without_redis_every_server_serves_and_says_so(
             await becomes(node, 200, ok=True, reasons=[])
 
 
+async def test_who_joined_and_left_while_redis_was_away_is_told_once(
+    cluster: Cluster, one: ServerProcess, other: ServerProcess
+) -> None:
+    async with (
+        connected(one.url, site_token("ana"), site_token("juan")) as (ana, juan_here),
+        connected(other.url, site_token("juan"), site_token("eva")) as (juan_there, eva),
+    ):
+        (left, joined), kept = [await group(ana, "juan") for _ in range(2)], await group(ana, "juan", "eva")
+        async with connected(other.url, site_token("juan"), room_id=left) as (of_one_room,):
+            cluster.redis.kill()
+            for node in (one, other):
+                await becomes(node, 200, ok=True, reasons=[], degraded=["bus"])
+            answer = await ana.ask("remove_member", {"room_id": left, "user_id": "juan"})
+            assert answer["error"]["code"] == "unavailable"
+            await ana.call("add_member", {"room_id": joined, "user_id": "eva"})
+            # It is read from the store now, and comes by Redis later.
+            for juan in (juan_here, juan_there, of_one_room):
+                await juan.heard("room_left")
+            await eva.heard("room_joined", is_room(joined))
+            await asyncio.to_thread(cluster.redis.start)
+            for node in (one, other):
+                await becomes(node, 200, ok=True, reasons=[])
+            await caught_up(ana, kept, juan_here, juan_there, eva)
+            assert await of_one_room.refused("history") == "not_found"
+            for juan in (juan_here, juan_there, of_one_room):
+                assert juan.received("room_left") == [{"room_id": left, "reason": "removed"}]
+            assert [told["room_id"] for told in eva.received("room_joined")] == [kept, joined]
+            for each in (juan_here, juan_there, eva):
+                each.events.clear()
+            await ana.call("add_member", {"room_id": left, "user_id": "juan"})
+            await ana.call("remove_member", {"room_id": joined, "user_id": "eva"})
+            for juan in (juan_here, juan_there):
+                await juan.heard("room_joined", is_room(left))
+            await eva.heard("room_left", is_room(joined))
+
+
 async def test_a_server_of_a_cluster_says_what_it_needs(cluster: Cluster, tmp_path: Path) -> None:
     env = {"TERTULIA_DATABASE__URL": cluster.store_url}
     with pytest.raises(AssertionError, match=r"cluster\.url: Redis cannot be reached"):
@@ -244,6 +289,10 @@ def logged(folder: Path) -> str:
 
 def is_status(user_id: str, status: str) -> Matcher:
     return lambda told: (told["user_id"], told["status"]) == (user_id, status)
+
+
+def is_room(room_id: str) -> Matcher:
+    return lambda told: bool(told["room_id"] == room_id)
 
 
 def is_message(message: Json) -> Matcher:

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from namespaces.fanout import _KINDS, Fanout, Retelling
+from namespaces.sessions import told_channel
 from server.domain.errors import UnavailableError
 from server.domain.models import Head
 from server.realtime.bus import Bus, BusAwayError, Control, ControlHandler, Emit, Order, SourceAwayError
@@ -17,7 +18,7 @@ from server.services.notices import (
     SocketsEnded,
     Tell,
 )
-from server.views import RoomJoined, RoomLeft
+from server.views import RoomJoined, RoomLeft, RoomUpdated
 from tests.services import Site, break_
 
 
@@ -113,6 +114,15 @@ async def test_a_tell_goes_once_to_all_rooms_and_people(
     assert emit.rooms == channels
     assert isinstance(emit.data, msgspec.Raw)
     assert bytes(emit.data) == '{"room_id":"ñ"}'.encode()
+
+
+@pytest.mark.parametrize("data", [RoomJoined(room_id="a"), RoomLeft(room_id="a", reason="removed")])
+async def test_who_was_told_of_a_membership_already_is_left_out(data: RoomJoined | RoomLeft) -> None:
+    bus = WireBus()
+    changed = Tell(event="room_changed", data=RoomUpdated(room_id="a", name="A", member_count=1))
+    await Fanout(bus).publish(Tell(event="told", data=data, users=frozenset(["ana"])), changed)
+    excepted = [entry.except_rooms for entry in bus.entries if isinstance(entry, Emit)]
+    assert excepted == [{told_channel(data)}, set()]
 
 
 @pytest.mark.parametrize("volatile", [False, True])

@@ -1,13 +1,17 @@
 """What sessions learn by reading anew, when notices of it may have been missed."""
 
+import asyncio
+
 import pytest
 
-from namespaces.sessions import room_channel, user_channel
+from namespaces.sessions import Session, room_channel, told_channel, user_channel
 from server.domain.errors import UnavailableError
 from server.domain.models import Login
+from server.services.notices import MembershipChanged
 from server.views import RoomJoined, RoomLeft
 from tests.builders import member
-from tests.services import Site, break_
+from tests.harness import PATIENCE_S
+from tests.services import Site, break_, hold_answer
 from tests.unit.namespaces.world import World, codes, connection_of
 
 
@@ -26,12 +30,81 @@ async def test_rooms_that_were_joined_and_left_unheard_are_entered_left_and_told
     await world.site.storage.add_member(member(joined, "ana"))
     await world.sessions.refresh()
     channels = {user_channel("ana"), *map(room_channel, (kept, joined))}
-    assert session.connection.rooms == channels
+    assert rooms_of(session) == channels
     connection = connection_of(session)
     assert connection.emitted("room_left") == [RoomLeft(room_id=left, reason="removed")]
     assert connection.emitted("room_joined") == [RoomJoined(room_id=joined)]
     await world.sessions.refresh()
     assert len(connection.emitted("room_left") + connection.emitted("room_joined")) == 2
+
+
+def rooms_of(session: Session) -> set[str]:
+    return {each for each in session.connection.rooms if each.startswith(("room:", "user:"))}
+
+
+async def test_who_was_told_by_reading_anew_is_not_told_when_the_notice_comes(world: World) -> None:
+    """Until it is so once more."""
+    room_id = await world.site.group("juan", "ana")
+    session = await world.connect("ana")
+    left, joined = (
+        told_channel(RoomLeft(room_id=room_id, reason="left")),
+        told_channel(RoomJoined(room_id=room_id)),
+    )
+    people = frozenset(["ana"])
+    assert not session.connection.rooms & {left, joined}
+    await world.site.storage.remove_member(room_id, "ana")
+    await world.sessions.refresh()
+    assert session.connection.rooms & {left, joined} == {left}
+    await world.sessions.handle(MembershipChanged(room_id=room_id, user_ids=people, left_because="left"))
+    assert session.connection.rooms & {left, joined} == {left}
+    await world.site.storage.add_member(member(room_id, "ana"))
+    await world.sessions.refresh()
+    assert session.connection.rooms & {left, joined} == {joined}
+    await world.sessions.handle(MembershipChanged(room_id=room_id, user_ids=people))
+    assert session.connection.rooms & {left, joined} == {joined}
+    await world.site.rooms.remove_member("juan", room_id, "ana")
+    await world.site.rooms.add_member("juan", room_id, "ana")
+    assert not session.connection.rooms & {left, joined}
+
+
+@pytest.mark.parametrize("is_bound", [False, True])
+async def test_a_notice_that_comes_while_rooms_are_read_anew_is_not_told_twice(
+    world: World, *, is_bound: bool
+) -> None:
+    room_id = await world.site.group("juan", "ana")
+    session = await world.connect("ana", room_id=room_id if is_bound else None)
+    for change in (world.site.rooms.remove_member, world.site.rooms.add_member):
+        gate = hold_answer(world.site.storage, "memberships")
+        refreshing = asyncio.create_task(world.sessions.refresh())
+        await gate.reached()
+        await change("juan", room_id, "ana")
+        gate.open()
+        async with asyncio.timeout(PATIENCE_S):
+            await refreshing
+    connection = connection_of(session)
+    told = [len(connection.emitted(event)) for event in ("room_left", "room_joined")]
+    assert told == ([1, 1] if is_bound else [0, 0]), "the others hear it in their user's room"
+
+
+async def test_a_notice_of_one_room_leaves_what_is_unheard_of_another_to_be_told(world: World) -> None:
+    room_id, other = [await world.site.group("juan") for _ in range(2)]
+    session = await world.connect("ana")
+    for each in (room_id, other):
+        await world.site.storage.add_member(member(each, "ana"))
+    await world.sessions.handle(MembershipChanged(room_id=room_id, user_ids=frozenset(["ana"])))
+    assert rooms_of(session) == {user_channel("ana"), room_channel(room_id)}
+    await world.sessions.refresh()
+    assert connection_of(session).emitted("room_joined") == [RoomJoined(room_id=other)]
+
+
+async def test_a_session_of_one_room_is_told_once_that_it_is_out(world: World) -> None:
+    room_id = await world.site.group("juan", "ana")
+    connection = connection_of(await world.connect("ana", room_id=room_id))
+    await world.site.storage.remove_member(room_id, "ana")
+    await world.sessions.refresh()
+    notice = MembershipChanged(room_id=room_id, user_ids=frozenset(["ana"]), left_because="removed")
+    await world.sessions.handle(notice)
+    assert connection.emitted("room_left") == [RoomLeft(room_id=room_id, reason="removed")]
 
 
 async def test_who_is_out_of_a_room_unheard_is_found_by_settling_it(world: World) -> None:
