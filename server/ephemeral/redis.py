@@ -126,14 +126,16 @@ class RedisEphemeral:
         if own is not None:
             call = self._send(LEAVE, self._node, entry(self._node, own), round(grace_s * 1000))
             with contextlib.suppress(AwayError):
-                if not await call:
+                if await call:
+                    self._own.ended(user_id, grace_s)
+                else:
                     self._wake.set()
 
     async def reap(self) -> list[StatusChange]:
         """The people whose last lease has run out, and those put back whom others believe offline."""
         self._claims.sweep()
         # To ask again is to have told of those who were named before.
-        named = tuple(self._named)
+        named, asked_at_s = tuple(self._named), self._clock()
         try:
             answer = await self._send(REAP, _MOST, self._retry_ms, *named)
         except AwayError:
@@ -141,7 +143,7 @@ class RedisEphemeral:
         self._named = self._named[len(named) :]
         now = int(answer[0])
         if now:
-            self._own.reaped()
+            self._own.reaped(asked_at_s)
         return [self._change(each, now) for each in _texts(answer[1:])]
 
     def _change(self, named: str, now: int) -> StatusChange:

@@ -23,26 +23,31 @@ class Own:
 
 
 class Left(NamedTuple):
-    """When the grace of somebody ends, and whether others were told that they had come."""
+    """When somebody left, when their grace ends, and whether others were told that they had come."""
 
+    since_s: float
     ends_at_s: float
     is_known: bool
 
 
 class Kept(NamedTuple):
-    """What Redis is told again of a connection: as `PUT_BACK` takes it. `own` None: it has left."""
+    """What Redis is told again of a connection: as `PUT_BACK` takes it. `own` None: it has left.
+
+    `ago_ms`: since when it has been there, or has left. `grace_ms` of who has left may be past.
+    """
 
     entry: str
     user_id: str
     kind: str
-    ms: int
+    ago_ms: int
+    grace_ms: int
     own: Own | None
 
 
 class OwnConnections:
     """Those that are here, and the people who have just left. Instants are seconds of `clock`.
 
-    Who left is remembered until they were declared gone for sure: Redis may lose it before.
+    Who left is remembered until they were declared gone: Redis may lose it before.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -67,25 +72,32 @@ class OwnConnections:
         if not people:
             self._people.pop(user_id, None)
         if own is not None:
-            left = Left(self._clock() + grace_s, own.is_known)
-            before = self._left.get(user_id, left)
-            self._left[user_id] = Left(
-                max(left.ends_at_s, before.ends_at_s), left.is_known or before.is_known
-            )
+            now_s = self._clock()
+            before = self._left.get(user_id, Left(now_s, now_s, own.is_known))
+            ends_at_s = max(now_s + grace_s, before.ends_at_s)
+            self._left[user_id] = Left(now_s, ends_at_s, own.is_known or before.is_known)
         return own
+
+    def ended(self, user_id: str, grace_s: float) -> None:
+        """Redis has it that a connection left: by now its grace has begun there."""
+        if left := self._left.get(user_id):
+            ends_at_s = max(left.ends_at_s, self._clock() + grace_s)
+            self._left[user_id] = left._replace(ends_at_s=ends_at_s)
 
     def heard(self) -> None:
         """Redis is there: it may have declared gone whoever's grace is over."""
         self._heard_at_s = self._clock()
 
-    def reaped(self) -> None:
-        """Redis has declared gone whoever's grace is over, and has named all whom it had to name."""
+    def reaped(self, asked_at_s: float) -> None:
+        """Redis has declared gone whoever's grace was over when it was asked, and has named whom it had to.
+
+        Whoever they were named to tells it, and Redis need not be told any more.
+        """
         self.heard()
         for own in self._put_back:
             own.is_known = True
         self._put_back.clear()
-        long_ago_s = self._heard_at_s - _MOMENT_S
-        self._left = {each: left for each, left in self._left.items() if left.ends_at_s > long_ago_s}
+        self._left = {each: left for each, left in self._left.items() if left.ends_at_s > asked_at_s}
 
     def surplus(self, user_id: str, most: int | None) -> list[str]:
         """Connections beyond the newest `most`, the oldest first."""
@@ -104,11 +116,12 @@ class OwnConnections:
         for user_id, people in self._people.items():
             is_known = any(own.is_known for own in people.values()) or self._was_kept(user_id)
             for own in people.values():
-                age_ms = _ms(now_s - own.since_s)
-                yield Kept(entry(node, own), user_id, "known" if is_known else "new", age_ms, own)
+                ago_ms = _ms(now_s - own.since_s)
+                yield Kept(entry(node, own), user_id, "known" if is_known else "new", ago_ms, 0, own)
         for user_id, left in self._left.items():
             gone = Own(user_id, "", next(self._generations), now_s)
-            yield Kept(entry(node, gone), user_id, "left", _ms(left.ends_at_s - now_s), None)
+            ago_ms, grace_ms = _ms(now_s - left.since_s), _ms(left.ends_at_s - now_s)
+            yield Kept(entry(node, gone), user_id, "left", ago_ms, grace_ms, None)
 
     def arrived(self, own: Own, *, is_told: bool) -> None:
         """Redis has it. Where nobody is told, others know already or what they are to know is under way."""
@@ -137,7 +150,7 @@ def entry(node: str, own: Own) -> str:
 
 def arguments(kept: Iterable[Kept]) -> list[str | int]:
     """As `PUT_BACK` takes them, one after another."""
-    return [argument for each in kept for argument in each[:4]]
+    return [argument for each in kept for argument in each[:5]]
 
 
 def _ms(seconds: float) -> int:

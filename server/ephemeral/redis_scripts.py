@@ -28,9 +28,10 @@ local clock = redis.call('TIME')
 local us = clock[1] * 1000000 + clock[2]
 local now = math.floor(us / 1000)
 local function text(number) return string.format('%.0f', number) end
+-- When a person changed last (µs), of late; 0: not of late.
+local function last_version(user) return tonumber(redis.call('GET', key('version:', user)) or 0) end
 local function version(user)
-  local last = tonumber(redis.call('GET', key('version:', user)) or 0)
-  local new = math.max(us, last + 1)
+  local new = math.max(us, last_version(user) + 1)
   redis.call('SET', key('version:', user), text(new), 'PX', 600000)
   return new
 end
@@ -108,19 +109,21 @@ redis.call('ZADD', key('ending'), now + grace, entry)
 return 1
 """)
 
-# node, own (how all entries of this server begin), then for each connection entry, user, kind, ms
-# → [user, …] who are to be told of as having come online; nil: the node has no lease.
-# `ms` is for how long it has been held. `new` ones were never told. Others (`known`) that nobody holds were
-# declared gone, or everything was lost: then each node puts back its own, as if nothing had been.
-# Who has left (`left`) is offline in `ms`, which may be past, unless they are back. If Redis has lost them
-# they are offline for it at once, so that it is told when they come back.
+# node, own (how all entries of this server begin), then for each connection entry, user, kind, ago_ms,
+# grace_ms → [user, …] who are to be told of as having come online; nil: the node has no lease.
+# `ago_ms` is for how long it has been held. `new` ones were never told. Others (`known`) that nobody holds
+# were declared gone, or everything was lost: then each node puts back its own, as if nothing had been.
+# Who has left (`left`, `ago_ms` ago) is offline in `grace_ms`, which may be past, unless they are back. If
+# Redis has lost them they are offline for it at once, so that it is told when they come back. Who has changed
+# since they left is not lost: they were declared gone, or another server has put them back already.
 PUT_BACK = Script("""
 local node, own = ARGV[1], ARGV[2]
 if not redis.call('ZSCORE', key('nodes'), node) then return nil end
 local calm = redis.call('EXISTS', key('calm')) == 1
 local answer = {}
-for at = 3, #ARGV, 4 do
-  local entry, user, kind, ms = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
+for at = 3, #ARGV, 5 do
+  local entry, user, kind = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local since, ends = us - tonumber(ARGV[at + 3]) * 1000, now + tonumber(ARGV[at + 4])
   local is_elsewhere, is_known = false, false
   for _, each in ipairs(redis.call('ZRANGE', key('user:', user), 0, -1)) do
     is_known = true
@@ -131,14 +134,14 @@ for at = 3, #ARGV, 4 do
     table.insert(answer, user)
   end
   if kind == 'left' and not is_known then
-    untold(user, text(now + ms), now + ms)
+    if last_version(user) <= since then untold(user, text(ends), ends) end
   elseif kind == 'left' then
     redis.call('HSET', key('held:', node), entry, user)
     redis.call('ZADD', key('user:', user), 'NX', us, entry)
-    redis.call('ZADD', key('ending'), now + ms, entry)
+    redis.call('ZADD', key('ending'), ends, entry)
   else
     redis.call('HSET', key('held:', node), entry, user)
-    redis.call('ZADD', key('user:', user), 'NX', us - ms * 1000, entry)
+    redis.call('ZADD', key('user:', user), 'NX', since, entry)
   end
 end
 return answer

@@ -208,3 +208,47 @@ async def test_a_beat_that_goes_wrong_is_not_the_last(
         await beaten.wait()
     assert "ephemeral.beat_failed" in caplog.text
     await world.close()
+
+
+async def test_who_was_named_to_be_gone_is_not_named_again_when_redis_has_lost_it(world: RedisWorld) -> None:
+    """Whichever server they were named to."""
+    here, there = await start(world)
+    for user_id in ("juan", "ana"):
+        await here.arrive(user_id, user_id)
+        await here.leave(user_id, user_id, GRACE_S)
+        await world.elapse(GRACE_S)
+        first, second = (here, there) if user_id == "juan" else (there, here)
+        assert await reap(first, second) == [(user_id, False)]
+        world.forget()
+        for server in (here, there):
+            await server.beat()
+        await world.settle()
+        assert await reap(here, there) == []
+
+
+async def test_who_was_named_to_be_gone_is_not_named_again_when_their_server_was_cut_off(
+    world: RedisWorld,
+) -> None:
+    here, there = await start(world)
+    await here.arrive("juan", "1")
+    await here.leave("juan", "1", GRACE_S)
+    await world.elapse(GRACE_S)
+    assert await reap(there) == [("juan", False)]
+    world.redis.client_kill_filter(_type="normal", skipme=True)
+    for _ in range(2):
+        await here.beat()
+        await there.beat()
+    assert await reap(here, there) == []
+
+
+async def test_who_has_just_left_several_servers_when_redis_loses_it_is_gone_once(world: RedisWorld) -> None:
+    here, there = await start(world)
+    for server in (here, there):
+        await server.arrive("juan", server._node)
+        await server.leave("juan", server._node, GRACE_S)
+    await world.elapse(1)
+    world.forget()
+    for server in (here, there):
+        await server.beat()
+    await world.elapse(2 * GRACE_S)
+    assert await reap(here, there, here, there) == [("juan", False)]
