@@ -180,6 +180,20 @@ async def test_what_is_forgotten_anywhere_is_forgotten_everywhere(pair: Pair) ->
     assert [await member.at(one).come() for member in (by_sid, by_owner, kept)] == [False, False, True]
 
 
+async def test_of_a_server_that_was_killed_nobody_goes_on_who_was_forgotten_with_those_away(
+    pair: Pair,
+) -> None:
+    _, one, other = pair
+    forgotten, kept = ClubMember(one.site), ClubMember(one.site, "eva")
+    for member in (forgotten, kept):
+        await member.come()
+    await one.settled()
+    await crash(one)
+    other.site.server.forget_away("/chat", "ana")
+    await other.settled()
+    assert [await member.at(other).come() for member in (forgotten, kept)] == [False, True]
+
+
 async def test_who_is_away_for_too_long_begins_anew() -> None:
     options = Options(recovery=RecoveryOptions(max_away_s=0.2))
     async with cluster(await asyncio.to_thread(shared_redis_url), options=options) as (made, (one, other)):

@@ -28,6 +28,7 @@ if ARGV[2] == 'over' then
   return 1
 end
 redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'state', ARGV[2], 'record', ARGV[5])
+if ARGV[2] == 'away' then redis.call('HDEL', KEYS[1], 'doubted') end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 local now_s = tonumber(redis.call('TIME')[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now_s)
@@ -38,15 +39,18 @@ return 1
 """
 # KEYS: the record. ARGV: ttl_ms, the generation from which it is taken although it is not away (0: none).
 _TAKE = """
-local known = redis.call('HMGET', KEYS[1], 'generation', 'state', 'record')
+local known = redis.call('HMGET', KEYS[1], 'generation', 'state', 'record', 'doubted')
 if not known[1] or known[2] == 'forgotten' then return {} end
 if known[2] ~= 'away' and known[1] ~= ARGV[2] then return {tonumber(known[1]), known[2]} end
+if known[2] ~= 'away' and known[4] then return {} end
 local generation = tonumber(known[1]) + 1
 redis.call('HSET', KEYS[1], 'generation', generation, 'state', 'here')
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return {generation, known[2], known[3]}
 """
 # KEYS: the index. ARGV: 'sid', or 'owner' and the prefix of its records.
+# Of an owner those are forgotten that are away. What becomes of those that are here their servers know: they
+# are doubted until their server has let go of them, and not taken from one that does not.
 _FORGET = """
 local function forget(key)
   if redis.call('EXISTS', key) == 1 then
@@ -60,7 +64,9 @@ if ARGV[1] == 'sid' then
   return 1
 end
 for _, pid in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  if redis.call('HGET', ARGV[2] .. pid, 'state') == 'away' then forget(ARGV[2] .. pid) end
+  local key = ARGV[2] .. pid
+  local state = redis.call('HGET', key, 'state')
+  if state == 'away' then forget(key) elseif state == 'here' then redis.call('HSET', key, 'doubted', 1) end
 end
 return 1
 """
@@ -124,7 +130,7 @@ class Shelf:
         self._filled.set()
 
     def forget_away(self, owner: str) -> None:
-        """No connection of the owner that is away is to be taken."""
+        """No connection of the owner that is away is to be taken, nor one whose server has died."""
         self._forgetting.append(("owner", owner))
         self._filled.set()
 

@@ -114,6 +114,26 @@ async def test_who_is_here_is_not_forgotten_with_those_away(shelf: Shelf) -> Non
     assert await shelf.take(made.pid, "ana") is not None
 
 
+async def test_who_was_here_as_those_away_were_forgotten_is_not_taken_by_force(shelf: Shelf) -> None:
+    """Their server has died and does nothing about it; one that lives has kept whom it lets go of."""
+    dead, living = trail(), trail()
+    for each in (dead, living):
+        shelf.note(each)
+    shelf.forget_away("ana")
+    await shelf.flush()
+    for each in (dead, living):
+        shelf.note(each)
+    await shelf.flush()
+    shelf.put(living)
+    assert await shelf.take(dead.pid, "ana", by_force_of=1) is None
+    taken = await shelf.take(living.pid, "ana")
+    assert taken is not None
+    assert taken.is_away
+    again = await shelf.take(living.pid, "ana", by_force_of=2)
+    assert again is not None
+    assert again.is_away
+
+
 async def test_what_waits_is_forgotten_too(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PAGE", 2)
     made = [trail() for _ in range(5)]
