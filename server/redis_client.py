@@ -1,12 +1,13 @@
 """A connection to Redis by its URL, for the bus and for what may be lost. Nothing is tried twice unasked."""
 
+import errno
 import ssl
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from redis import asyncio as aioredis
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -16,6 +17,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 OLDEST = (6, 2)
 """The oldest version that serves: streams that are trimmed by id."""
@@ -107,6 +109,23 @@ def refusal(error: BaseException) -> str | None:
             "host and by an authority that this machine trusts, or one in the file that SSL_CERT_FILE names."
         )
     return None
+
+
+def unreachable(error: BaseException, waited_s: float) -> str:
+    """Why there is no answer, by what a call raised after so long, and what to do."""
+    remedy = "Start it, or correct the host and the port of the URL."
+    if isinstance(error, MasterNotFoundError):
+        return (
+            "no Sentinel of the URL names a primary. Start them, or correct the hosts, the ports and the "
+            "service of the URL."
+        )
+    if isinstance(error, TimeoutError | RedisTimeoutError):
+        return f"Redis cannot be reached within {waited_s:.1f} s. {remedy}"
+    for each in (error, error.__context__):
+        # Of a host with several addresses the library says it in words.
+        if isinstance(each, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(each):
+            return f"Redis refuses connections. {remedy}"
+    return f"Redis cannot be reached ({type(error).__name__}). {remedy}"
 
 
 async def check(client: Client) -> None:

@@ -81,6 +81,8 @@ class Nodes:
 
     async def leave(self) -> None:
         """This server stops, and has told all it wrote."""
+        if self._reported_at == float("-inf"):
+            return
         try:
             await self._store.forget_node(self._node)
         except ChatError as error:

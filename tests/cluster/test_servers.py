@@ -270,7 +270,7 @@ async def test_who_joined_and_left_while_redis_was_away_is_told_once(
 
 async def test_a_server_of_a_cluster_says_what_it_needs(cluster: Cluster, tmp_path: Path) -> None:
     env = {"TERTULIA_DATABASE__URL": cluster.store_url}
-    with pytest.raises(AssertionError, match=r"cluster\.url: Redis cannot be reached"):
+    with pytest.raises(AssertionError, match=r"cluster\.url: Redis refuses connections"):
         await cluster.add({**env, "TERTULIA_CLUSTER__URL": "redis://:hunter2@127.0.0.1:1/0"})
     with pytest.raises(AssertionError, match="servers of a cluster use this database"):
         await cluster.add({**env, "TERTULIA_CLUSTER__URL": "memory://"})

@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import RedisError
 
-from server.redis_client import FAILURES, RedisRefusedError, check, make_client
+from server.redis_client import FAILURES, RedisRefusedError, check, make_client, unreachable
 from tests.certificates import Authority
 from tests.redis_server import RedisServer, make_redis, running_redis, shared_redis_url
 
@@ -50,6 +50,38 @@ async def test_a_wrong_password_is_refused_without_showing_it(guarded: RedisServ
     assert "password" in said or "user" in said
     assert "wrong-one" not in said
     assert "127.0.0.1" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://127.0.0.1:1", "Redis refuses connections. Start it, or correct the host and the port"),
+        ("rediss://127.0.0.1:1", "Redis refuses connections."),
+        ("redis+sentinel://127.0.0.1:1/main", "no Sentinel of the URL names a primary"),
+    ],
+)
+async def test_who_does_not_answer_is_said_as_what_it_is(url: str, said: str) -> None:
+    client = make_client(url, timeout_s=2)
+    with pytest.raises(FAILURES) as caught:
+        await check(client)
+    await client.aclose()
+    assert said in unreachable(caught.value, 0.1)
+
+
+async def test_only_of_who_was_waited_for_it_is_said_for_how_long(guarded: RedisServer) -> None:
+    guarded.freeze()
+    client = make_client(guarded.url, timeout_s=0.1)
+    with pytest.raises(FAILURES) as caught:
+        await check(client)
+    await client.aclose()
+    guarded.thaw()
+    for error in (caught.value, TimeoutError()):
+        assert "Redis cannot be reached within 1.3 s. Start it" in unreachable(error, 1.26)
+    both = OSError("Multiple exceptions: [Errno 111] Connect call failed, [Errno 111] Connect call failed")
+    assert "refuses connections" in unreachable(both, 1)
+    unknown = unreachable(OSError("a host nobody knows"), 1)
+    assert "Redis cannot be reached (OSError)" in unknown
+    assert "nobody" not in unknown
 
 
 async def test_a_database_that_there_is_not_is_named_as_that(guarded: RedisServer) -> None:

@@ -5,6 +5,7 @@ the rest as it was published. Offsets are `!` then, and until the stream has cau
 """
 
 import asyncio
+import time
 from collections.abc import Collection, Sequence
 from secrets import token_urlsafe
 
@@ -39,7 +40,7 @@ from server.realtime.redis_streams.reader import Reader, Taken
 from server.realtime.redis_streams.recovery import DEFAULT_NAME, INEXACT, SharedRecovery
 from server.realtime.redis_streams.tracks import Tracks
 from server.realtime.server import Server
-from server.redis_client import FAILURES, Client, RedisRefusedError, check, refusal
+from server.redis_client import FAILURES, Client, RedisRefusedError, check, refusal, unreachable
 from server.telemetry import get_logger, new_error_id
 
 log = get_logger(__name__)
@@ -130,6 +131,7 @@ class RedisBus:
 
     async def start(self) -> None:
         """Read what stands in the stream, then begin to write and to hear."""
+        began_s = time.monotonic()
         try:
             async with asyncio.timeout(_OPEN_TIMEOUT_S):
                 await check(self._writing)
@@ -141,11 +143,7 @@ class RedisBus:
         except RedisRefusedError as error:
             raise BusRefusedError(str(error)) from None
         except FAILURES as error:
-            raise BusRefusedError(
-                refusal(error)
-                or f"Redis cannot be reached within {_OPEN_TIMEOUT_S:g} s ({type(error).__name__}). "
-                "Start it, or correct the host and the port of the URL."
-            ) from None
+            raise BusRefusedError(refusal(error) or unreachable(error, time.monotonic() - began_s)) from None
         self._is_live = True
         loops = [self._reader.run, self._publisher.run, self._recovery.run]
         loops += [self._fallback.deal, self._fallback.watch]

@@ -131,6 +131,15 @@ async def test_whether_others_hear_is_asked_of_those_that_live(world: World) -> 
     assert [*seen, world.nodes.do_others_hear] == [False, False, True, False]
 
 
+async def test_who_never_reported_leaves_without_a_word(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A start that was refused, by the store perhaps."""
+    world.store.is_away = True
+    await world.nodes.leave()
+    assert caplog.records == []
+
+
 async def test_who_leaves_is_not_taken_for_dead_and_leaves_without_the_store_too(world: World) -> None:
     await world.pass_s(1)
     await world.nodes.leave()
