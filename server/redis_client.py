@@ -81,7 +81,10 @@ def _by_sentinel(parts: SplitResult, options: dict[str, Any]) -> Client:
         if not address.hostname:
             raise ValueError("no host")
         addresses.append((address.hostname, address.port or _SENTINEL_PORT))
-    sentinel = Sentinel(addresses, sentinel_kwargs=options, **options)  # type: ignore[no-untyped-call]  # theirs
+    # Who is given so long to connect has asked them all by then, though the first ones are silent.
+    timeout_s = options["socket_timeout"] / (len(addresses) + 1)
+    asking = {**options, "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    sentinel = Sentinel(addresses, sentinel_kwargs=asking, **options)  # type: ignore[no-untyped-call]  # theirs
     client: Client = sentinel.master_for(
         service,
         db=int(database or 0),

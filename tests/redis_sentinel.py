@@ -19,16 +19,25 @@ _DOWN_AFTER_MS = 1_000
 
 
 class ReplicatedRedis:
-    """`url` is that of the Sentinel. The replica hears its primary by way of a line that may be silent."""
+    """The replica hears its primary by way of a line that may be silent."""
 
     def __init__(
         self, primary: RedisServer, replica: RedisServer, line: FaultProxy, sentinel_port: int
     ) -> None:
         self.primary = primary
         self.replica = replica
-        self.url = f"redis+sentinel://:{PASSWORD}@127.0.0.1:{sentinel_port}/{SERVICE}"
+        self.sentinel_port = sentinel_port
         self._line = line
-        self._sentinel_port = sentinel_port
+
+    @property
+    def url(self) -> str:
+        """By way of the Sentinel."""
+        return self.url_of(self.sentinel_port)
+
+    def url_of(self, *ports: int) -> str:
+        """By way of Sentinels at these ports."""
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        return f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}"
 
     async def lag(self) -> None:
         """From now on nothing reaches the replica any more."""
@@ -44,6 +53,12 @@ class ReplicatedRedis:
             while await asyncio.to_thread(self._primary_port) != self.replica.port:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.02)
 
+    async def demoted(self) -> None:
+        """Return once the primary that was, and is back, is a replica."""
+        async with asyncio.timeout(PATIENCE_S):
+            while await asyncio.to_thread(self._is_primary):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.1)
+
     async def ready(self) -> None:
         """Return once the replica has all that its primary has, and the Sentinel knows it."""
         async with asyncio.timeout(PATIENCE_S):
@@ -56,12 +71,16 @@ class ReplicatedRedis:
             is_linked = replica.info("replication")["master_link_status"] == "up"
             return is_linked and [each["flags"] for each in replicas] == ["slave"]
 
+    def _is_primary(self) -> bool:
+        with self.primary.client() as primary:
+            return bool(primary.info("replication")["role"] == "master")
+
     def _primary_port(self) -> int:
         with self._sentinel() as sentinel:
             return int(sentinel.sentinel_get_master_addr_by_name(SERVICE)[1])
 
     def _sentinel(self) -> redis.Redis:
-        return redis.Redis(port=self._sentinel_port)
+        return redis.Redis(port=self.sentinel_port)
 
 
 @contextlib.asynccontextmanager

@@ -5,8 +5,10 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+import aiohttp
+
 from tests.cluster.balancer import Balancer, make_balancer
-from tests.harness import Json, ServerProcess, start_server
+from tests.harness import PATIENCE_S, Json, ServerProcess, start_server
 from tests.mongodb import MongoServer, make_server
 from tests.redis_server import RedisServer, make_redis
 
@@ -114,3 +116,16 @@ async def balanced_servers(folder: Path, env: Mapping[str, str]) -> AsyncIterato
                 server.process.kill()
                 await server.process.wait()
         await asyncio.to_thread(redis.stop)
+
+
+async def readiness(node: ServerProcess) -> tuple[int, Json]:
+    """What it answers who asks whether it is ready."""
+    async with aiohttp.ClientSession() as http, http.get(f"{node.url}/readyz") as response:
+        return response.status, await response.json()
+
+
+async def becomes(node: ServerProcess, status: int, **body: object) -> None:
+    """It answers so, by and by."""
+    async with asyncio.timeout(PATIENCE_S):
+        while await readiness(node) != (status, body):  # noqa: ASYNC110 - it tells who asks
+            await asyncio.sleep(0.1)

@@ -4,13 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import aiohttp
 import pytest
 
-from tests.cluster.site import Cluster, running_cluster
+from tests.cluster.site import Cluster, becomes, readiness, running_cluster
 from tests.fault_proxy import FaultProxy
 from tests.harness import (
-    PATIENCE_S,
     Client,
     Json,
     ServerProcess,
@@ -310,15 +308,3 @@ async def known(node: ServerProcess, *names: str) -> tuple[str, ...]:
             status, _ = await api.call("GET", "/api/me", token=site_token(name))
             assert status == 200
     return names
-
-
-async def readiness(node: ServerProcess) -> tuple[int, Json]:
-    async with aiohttp.ClientSession() as http, http.get(f"{node.url}/readyz") as response:
-        return response.status, await response.json()
-
-
-async def becomes(node: ServerProcess, status: int, **body: object) -> None:
-    """It answers so, by and by."""
-    async with asyncio.timeout(PATIENCE_S):
-        while await readiness(node) != (status, body):  # noqa: ASYNC110 - it tells who asks
-            await asyncio.sleep(0.1)

@@ -149,6 +149,7 @@ async def test_a_sentinel_url_names_sentinels_service_database_and_who_asks_redi
     asked = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
     assert [(each["host"], each["port"]) for each in asked] == [("one", 1), ("two", 26_379), ("::1", 3)]
     assert [each.get("password") for each in asked] == [None] * 3
+    assert sum(each["socket_timeout"] for each in asked) < 1, "the last one is asked in time"
     known = pool.connection_kwargs
     assert (pool.service_name, known["db"]) == ("main", 4)
     assert (known["username"], known["password"]) == ("ana", f"{SECRET}/x")
