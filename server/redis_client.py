@@ -42,11 +42,11 @@ class RedisRefusedError(Exception):
 
 
 def make_client(url: str, *, timeout_s: float) -> Client:
-    """A client of `redis://`, `rediss://` (TLS) or `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE[/DB]`.
+    """A client of `redis://` or `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE[/DB]`; `rediss…`: by TLS.
 
     It connects at its first call. Each call takes at most `timeout_s` and is tried once: a repeat could put
-    the same entry into a stream twice. Of a Sentinel URL the user and the password are those of Redis.
-    Raises RedisRefusedError.
+    the same entry into a stream twice. Of a Sentinel URL the user and the password are those of Redis, and
+    TLS is spoken with both. Raises RedisRefusedError.
     """
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
@@ -57,15 +57,15 @@ def make_client(url: str, *, timeout_s: float) -> Client:
     }
     try:
         parts = urlsplit(url)
-        if parts.scheme == "redis+sentinel":
-            return _by_sentinel(parts, options)
+        if parts.scheme in ("redis+sentinel", "rediss+sentinel"):
+            return _by_sentinel(parts, {**options, "ssl": parts.scheme.startswith("rediss")})
         return Client.from_url(url, **options)
     except (ValueError, TypeError) as error:
         # What the library says may show a part of the URL, and that of the password.
         raise RedisRefusedError(
             f"the URL is not one of Redis ({type(error).__name__}); expected "
-            "redis://USER:PASSWORD@HOST:PORT/DB, rediss://… or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE, "
-            "with percent-encoding in the password."
+            "redis://USER:PASSWORD@HOST:PORT/DB or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE, rediss… for "
+            "TLS, with percent-encoding in the password."
         ) from None
 
 
@@ -120,7 +120,7 @@ def unreachable(error: BaseException, waited_s: float) -> str:
     if isinstance(error, MasterNotFoundError):
         return (
             "no Sentinel of the URL names a primary. Start them, or correct the hosts, the ports and the "
-            "service of the URL."
+            "service of the URL; with TLS their certificates are checked, too."
         )
     if isinstance(error, TimeoutError | RedisTimeoutError):
         return f"Redis cannot be reached within {waited_s:.1f} s. {remedy}"

@@ -251,7 +251,7 @@ class ClusterSettings(Section, frozen=True, kw_only=True):
     """How the nodes of a cluster reach each other."""
 
     url: Annotated[
-        Text, Meta(description="memory:// (one process), redis://, rediss:// or redis+sentinel://.")
+        Text, Meta(description="memory:// (one process), redis[s]:// or redis[s]+sentinel:// (s: TLS).")
     ] = "memory://"
 
     @property

@@ -109,9 +109,10 @@ def _urls(database: str, cluster: str, *, has_secret: bool) -> Iterator[BrokenRu
 
 def _cluster(cluster: str, store: str, *, has_secret: bool) -> Iterator[BrokenRule]:
     bus, rest = _split(cluster)
-    if bus in ("redis", "rediss", "redis+sentinel"):
-        if not _is_redis(rest, is_sentinel=bus == "redis+sentinel"):
-            path = "HOST:PORT,HOST:PORT/SERVICE/DB" if bus == "redis+sentinel" else "HOST:PORT/DB"
+    if bus in ("redis", "rediss", "redis+sentinel", "rediss+sentinel"):
+        is_sentinel = bus.endswith("+sentinel")
+        if not _is_redis(rest, is_sentinel=is_sentinel):
+            path = "HOST:PORT,HOST:PORT/SERVICE/DB" if is_sentinel else "HOST:PORT/DB"
             message = (
                 f"expected {bus}://USER:PASSWORD@{path} (what is not needed may be left out); in user and "
                 "password / ? # @ : % stand as %2F %3F %23 %40 %3A %25"
@@ -124,7 +125,8 @@ def _cluster(cluster: str, store: str, *, has_secret: bool) -> Iterator[BrokenRu
             message = f"{bus}:// with sqlite:// is refused: an SQLite file serves one process alone"
             yield ("cluster.url", "database.url"), message
     elif bus != "memory" or rest:
-        yield ("cluster.url",), "expected memory:// (one process), redis://, rediss:// or redis+sentinel://"
+        expected = "redis://, redis+sentinel://, or with TLS rediss:// or rediss+sentinel://"
+        yield ("cluster.url",), f"expected memory:// (one process), {expected}"
 
 
 def _is_redis(rest: str, *, is_sentinel: bool) -> bool:

@@ -5,12 +5,14 @@ import contextlib
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 
+from tests.certificates import Authority
 from tests.fault_proxy import Fault, FaultProxy, no_fault
 from tests.harness import PATIENCE_S
-from tests.redis_server import RedisServer, find_free_port, require_redis_server, running_redis
+from tests.redis_server import RedisServer, find_free_port, require_redis_server, running_redis, tls_options
 
 SERVICE = "main"
 PASSWORD = "hunter2"
@@ -22,12 +24,18 @@ class ReplicatedRedis:
     """The replica hears its primary by way of a line that may be silent."""
 
     def __init__(
-        self, primary: RedisServer, replica: RedisServer, line: FaultProxy, sentinel_port: int
+        self,
+        primary: RedisServer,
+        replica: RedisServer,
+        line: FaultProxy,
+        sentinel_port: int,
+        authority: Authority | None,
     ) -> None:
         self.primary = primary
         self.replica = replica
         self.sentinel_port = sentinel_port
         self._line = line
+        self._authority = authority
 
     @property
     def url(self) -> str:
@@ -37,7 +45,8 @@ class ReplicatedRedis:
     def url_of(self, *ports: int) -> str:
         """By way of Sentinels at these ports."""
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
-        return f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}"
+        scheme = "redis" if self._authority is None else "rediss"
+        return f"{scheme}+sentinel://:{PASSWORD}@{hosts}/{SERVICE}"
 
     async def lag(self) -> None:
         """From now on nothing reaches the replica any more."""
@@ -80,28 +89,37 @@ class ReplicatedRedis:
             return int(sentinel.sentinel_get_master_addr_by_name(SERVICE)[1])
 
     def _sentinel(self) -> redis.Redis:
-        return redis.Redis(port=self.sentinel_port)
+        if self._authority is None:
+            return redis.Redis(port=self.sentinel_port)
+        trusted = str(self._authority.trusted)
+        return redis.Redis(host="127.0.0.1", port=self.sentinel_port, ssl=True, ssl_ca_certs=trusted)
 
 
 @contextlib.asynccontextmanager
-async def replicated_redis(folder: Path) -> AsyncIterator[ReplicatedRedis]:
-    """All three for the length of a block; they are ended in every case."""
-    with running_redis(folder / "primary", password=PASSWORD) as primary:
+async def replicated_redis(
+    folder: Path, *, authority: Authority | None = None
+) -> AsyncIterator[ReplicatedRedis]:
+    """All three for the length of a block, and ended in every case. `authority`: they speak TLS alone."""
+    secured: dict[str, Any] = {"password": PASSWORD, "authority": authority}
+    with running_redis(folder / "primary", **secured) as primary:
         async with FaultProxy(primary.port, choose=no_fault).listening() as line:
-            with running_redis(folder / "replica", password=PASSWORD, replica_of=line.port) as replica:
+            with running_redis(folder / "replica", **secured, replica_of=line.port) as replica:
                 port = find_free_port()
-                with _running_sentinel(folder / "sentinel", port, primary.port):
-                    made = ReplicatedRedis(primary, replica, line, port)
+                with _running_sentinel(folder / "sentinel", port, primary.port, authority):
+                    made = ReplicatedRedis(primary, replica, line, port, authority)
                     await made.ready()
                     yield made
 
 
 @contextlib.contextmanager
-def _running_sentinel(folder: Path, port: int, primary_port: int) -> Iterator[None]:
+def _running_sentinel(
+    folder: Path, port: int, primary_port: int, authority: Authority | None
+) -> Iterator[None]:
     folder.mkdir(parents=True)
     file = folder / "sentinel.conf"
+    options = {"port": str(port)} if authority is None else tls_options(authority, port)
     lines = [
-        f"port {port}",
+        *(f"{name} {value}" for name, value in options.items()),
         "bind 127.0.0.1",
         f"dir {folder}",
         f"sentinel monitor {SERVICE} 127.0.0.1 {primary_port} 1",

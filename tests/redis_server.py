@@ -102,10 +102,7 @@ class RedisServer:
         if self._authority is None:
             options["port"] = str(self.port)
         else:
-            certificate, key = map(str, self._authority.sign_loopback())
-            options |= {"port": "0", "tls-port": str(self.port), "tls-auth-clients": "no"}
-            options |= {"tls-cert-file": certificate, "tls-key-file": key}
-            options["tls-ca-cert-file"] = str(self._authority.trusted)
+            options |= tls_options(self._authority, self.port)
         if self._password is not None:
             options |= {"requirepass": self._password, "masterauth": self._password}
         if self._replica_of is not None:
@@ -172,6 +169,20 @@ class RedisServer:
                 self._process.kill()
                 self._process.wait(PATIENCE_S)
             self._process = None
+
+
+def tls_options(authority: Authority, port: int) -> dict[str, str]:
+    """Have a server speak TLS alone, to its clients and to other servers."""
+    certificate, key = map(str, authority.sign_loopback())
+    return {
+        "port": "0",
+        "tls-port": str(port),
+        "tls-auth-clients": "no",
+        "tls-replication": "yes",
+        "tls-cert-file": certificate,
+        "tls-key-file": key,
+        "tls-ca-cert-file": str(authority.trusted),
+    }
 
 
 def require_redis_server() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority
 from tests.cluster.site import Cluster, becomes, running_cluster
 from tests.fault_proxy import FaultProxy
 from tests.harness import PATIENCE_S, Client, caught_up, connected, site_token
@@ -118,3 +119,20 @@ async def test_servers_follow_the_primary_and_never_write_to_one_that_was(
             for node in cluster.nodes:
                 await becomes(node, 200, ok=True, reasons=[])
             people.require_once()
+
+
+async def test_servers_follow_the_primary_by_tls(tmp_path: Path) -> None:
+    authority = await asyncio.to_thread(Authority, tmp_path / "authority")
+    async with replicated_redis(tmp_path / "redis", authority=authority) as redis:
+        env = {"TERTULIA_CLUSTER__URL": redis.url, "SSL_CERT_FILE": str(authority.trusted)}
+        async with running_cluster(tmp_path, 2, env, redis=redis.primary) as cluster, two(cluster) as people:
+            await people.meet()
+            redis.primary.kill()
+            await redis.promoted()
+            for node in cluster.nodes:
+                await becomes(node, 200, ok=True, reasons=[])
+            await people.meet()
+            people.require_once()
+            stranger = await asyncio.to_thread(Authority, tmp_path / "stranger")
+            with pytest.raises(AssertionError, match="no Sentinel of the URL names a primary"):
+                await cluster.add({"SSL_CERT_FILE": str(stranger.trusted)})

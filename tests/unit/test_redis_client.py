@@ -163,7 +163,9 @@ async def test_a_sentinel_url_needs_nobody() -> None:
     await client.aclose()
 
 
-@pytest.mark.parametrize("url", ["redis://host", "rediss://host", "redis+sentinel://host/main"])
+@pytest.mark.parametrize(
+    "url", ["redis://host", "rediss://host", "redis+sentinel://host/main", "rediss+sentinel://host/main"]
+)
 async def test_nothing_is_tried_twice(url: str) -> None:
     client = make_client(url, timeout_s=1.5)
     known = client.connection_pool.connection_kwargs
