@@ -46,7 +46,7 @@ class ChatNamespace(Namespace):
 
     async def chat_message(self, session: Session, payload: events.ChatMessage) -> SentData:
         sent = await self._messages.send(session.user_id, payload)
-        await self._presence.stop_typing(sent.message.room_id, session.user_id)
+        await self._presence.said(sent.message.room_id, session.user_id)
         return sent
 
     async def edit_message(self, session: Session, payload: events.EditMessage) -> MessageData:

@@ -44,6 +44,7 @@ class Retelling:
     directory: Directory
     sessions: Sessions
     learn: Callable[[str, Head], None]
+    said: Callable[[str, str, int], None]
 
     async def emits_after(self, key: str, number: int) -> list[Emit]:
         """As `Source.emits_after`."""
@@ -70,8 +71,11 @@ class Retelling:
 
     def passed(self, key: str, number: int, memo: str) -> None:
         """As `Source.passed`."""
-        if (head := _head(number, memo)) is not None:
+        head, said_by = _noted(number, memo)
+        if head is not None:
             self.learn(room_of_channel(key), head)
+            if said_by:
+                self.said(room_of_channel(key), said_by, head.at)
 
     def forget(self) -> None:
         """As `Source.forget`."""
@@ -148,16 +152,18 @@ def _emit(tell: Tell) -> Emit:
 
 def _order(place: Place) -> Order:
     key = room_channel(place.key) if place.is_gapless else place.key
-    memo = f"{place.head.last_seq} {place.head.at}" if place.head is not None else ""
+    head = place.head
+    memo = f"{head.last_seq} {head.at} {place.said_by or ''}" if head is not None else ""
     return Order(key, place.number, place.is_gapless, memo)
 
 
-def _head(rev: int, memo: str) -> Head | None:
-    """What `_order` noted; None: nothing that is known here."""
-    last_seq, _, at = memo.partition(" ")
-    return (
-        Head(rev=rev, last_seq=int(last_seq), at=int(at)) if last_seq.isdecimal() and at.isdecimal() else None
-    )
+def _noted(rev: int, memo: str) -> tuple[Head | None, str]:
+    """What `_order` noted: the head (None: nothing that is known here), and who wrote it, if a message."""
+    last_seq, _, rest = memo.partition(" ")
+    at, _, said_by = rest.partition(" ")
+    if not (last_seq.isdecimal() and at.isdecimal()):
+        return None, ""
+    return Head(rev=rev, last_seq=int(last_seq), at=int(at)), said_by
 
 
 def _excepted(tell: Tell) -> frozenset[str]:

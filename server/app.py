@@ -57,6 +57,7 @@ class Tertulia:
         )
         retelling.teller, retelling.directory = self._use_cases.teller, self._use_cases.directory
         retelling.sessions, retelling.learn = self._sessions, self._use_cases.committer.learn
+        retelling.said = self._use_cases.presence.passed
         fanout.follow(self._use_cases.directory.forget)
         fanout.follow(self._sessions.handle)
         limiter = RateLimiter()

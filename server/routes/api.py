@@ -232,7 +232,7 @@ class Api:
     async def send(self, request: web.Request, identity: Identity) -> web.Response:
         body = await _body(request, events.ChatMessage, room_id=_room_id(request))
         sent = await self._messages.send(identity.user.id, body)
-        await self._presence.stop_typing(sent.message.room_id, identity.user.id)
+        await self._presence.said(sent.message.room_id, identity.user.id)
         return json_response(sent)
 
     def _signed_in(

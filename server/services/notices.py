@@ -12,13 +12,14 @@ class Place(Struct, frozen=True):
     """A notice's place among those of its `key`: nobody is told it behind one of a greater number.
 
     `is_gapless`: it is the change `number` of the room `key`, told right behind the one before. `head` is the
-    end of the room's log that the change made.
+    end of the room's log that the change made, `said_by` who wrote it, if it is a message.
     """
 
     key: str
     number: int
     is_gapless: bool
     head: Head | None = None
+    said_by: str | None = None
 
 
 class Tell(Struct, frozen=True, kw_only=True):

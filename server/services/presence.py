@@ -54,6 +54,9 @@ class PresenceService:
         self._gone: dict[str, int] = {}
         # What others do not know, since it could not be told: the next tick tells it.
         self._untold: dict[str, StatusChange] = {}
+        # What began here and may be shown yet, and when it began; what the next tick ends of it.
+        self._begun: dict[Typing, int] = {}
+        self._over: set[Typing] = set()
 
     async def arrive(self, user: User, connection_id: str) -> None:
         """A connection of the user begins. With one too many the oldest ends, wherever it is."""
@@ -69,6 +72,7 @@ class PresenceService:
         """A connection ends: typing ends at once, being online after the grace."""
         await self._ephemeral.leave(user_id, connection_id, self._rules.grace_s)
         for typing in await self._ephemeral.stop_typing_from(connection_id):
+            self._forget(typing)
             await self._tell_typing(typing, is_typing=False)
 
     async def typing(self, actor: str, wanted: TypingPayload, connection_id: str) -> None:
@@ -80,20 +84,36 @@ class PresenceService:
             return
         is_large = await self._directory.member_count(wanted.room_id) > self._rules.quiet_above
         most = self._rules.most_typing if is_large else 1_000_000
+        self._over.discard(typing)
+        self._begun[typing] = self._clock()
         if await self._ephemeral.start_typing(typing, connection_id, self._rules.typing_ttl_s, most):
             await self._tell_typing(typing, is_typing=True)
 
     async def stop_typing(self, room_id: str, user_id: str) -> None:
         """End it, if it is shown."""
         typing = Typing(room_id, user_id)
+        self._forget(typing)
         if await self._ephemeral.stop_typing(typing):
             await self._tell_typing(typing, is_typing=False)
 
+    async def said(self, room_id: str, user_id: str) -> None:
+        """They have sent a message: end the typing that began here. Where others began it, they do."""
+        if Typing(room_id, user_id) in self._begun:
+            await self.stop_typing(room_id, user_id)
+
+    def passed(self, room_id: str, user_id: str, at: int) -> None:
+        """A message of theirs, of that time, is told, whichever server took it: what began before is over."""
+        # Mostly nobody types, and this is asked of each message.
+        if self._begun and self._begun.get(typing := Typing(room_id, user_id), at) < at:
+            self._over.add(typing)
+
+    def _forget(self, typing: Typing) -> None:
+        self._begun.pop(typing, None)
+        self._over.discard(typing)
+
     async def tick(self) -> None:
         """Tell of those who went offline and of typing that ran out. Called about twice a second."""
-        for typing in await self._ephemeral.reap_typing():
-            with suppress(ChatError):  # whoever sees it typing drops it soon, too
-                await self._tell_typing(typing, is_typing=False)
+        await self._end_typing()
         # Named once by the reaper, and kept until it is stored and told: the store may be away.
         for change in await self._ephemeral.reap():
             self._keep_untold(change)
@@ -105,6 +125,16 @@ class PresenceService:
             self._gone.clear()
         if self._untold:
             await self._tell_untold()
+
+    async def _end_typing(self) -> None:
+        for typing in list(self._over):
+            with suppress(ChatError):  # whoever sees it typing drops it soon, too
+                await self.stop_typing(typing.room_id, typing.user_id)
+        for typing in await self._ephemeral.reap_typing():
+            with suppress(ChatError):
+                await self._tell_typing(typing, is_typing=False)
+        oldest = self._clock() - round(self._rules.typing_ttl_s * 1000)
+        self._begun = {typing: at for typing, at in self._begun.items() if at > oldest}
 
     async def _tell_untold(self) -> None:
         untold = list(self._untold)

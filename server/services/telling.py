@@ -114,11 +114,12 @@ class Teller:
 
 
 def _told(change: Change, event: str, data: Struct, *, is_held: bool = False) -> Tell:
+    said_by = change.by if change.kind == "message" else None
     return Tell(
         event=event,
         data=data,
         rooms=frozenset() if is_held else frozenset([change.room_id]),
-        place=Place(change.room_id, change.rev, is_gapless=True, head=change.head),
+        place=Place(change.room_id, change.rev, is_gapless=True, head=change.head, said_by=said_by),
     )
 
 

@@ -29,7 +29,9 @@ ROUNDS = 8
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with running_cluster(tmp_path, 2, {"TERTULIA_PRESENCE__GRACE_S": "1"}) as made:
+    # Typing is not to end by itself while a test waits for its end.
+    env = {"TERTULIA_PRESENCE__GRACE_S": "1", "TERTULIA_PRESENCE__TYPING_TTL_S": "600"}
+    async with running_cluster(tmp_path, 2, env) as made:
         yield made
 
 

@@ -137,11 +137,15 @@ async def test_a_tell_is_as_volatile_as_it_says(*, volatile: bool) -> None:
     assert emit.volatile is volatile
 
 
-async def test_a_change_of_a_room_has_its_place_in_that_room_and_says_where_its_log_ends() -> None:
+@pytest.mark.parametrize("said_by", [None, "ana"])
+async def test_a_change_of_a_room_has_its_place_in_that_room_and_says_where_its_log_ends_and_who_wrote(
+    said_by: str | None,
+) -> None:
     bus = WireBus()
     head = Head(rev=7, last_seq=5, at=1_700_000_000_000)
+    of_room = Place("room", 7, is_gapless=True, head=head, said_by=said_by)
     await Fanout(bus).publish(
-        Tell(event="a", data=RoomJoined(room_id="x"), place=Place("room", 7, is_gapless=True, head=head)),
+        Tell(event="a", data=RoomJoined(room_id="x"), place=of_room),
         Tell(event="b", data=RoomJoined(room_id="x"), place=Place("status:ana", 9, is_gapless=False)),
     )
     place, other = [entry.order for entry in bus.entries if isinstance(entry, Emit)]
@@ -149,12 +153,15 @@ async def test_a_change_of_a_room_has_its_place_in_that_room_and_says_where_its_
     assert (place.key, place.number, place.is_gapless) == ("room:room", 7, True)
     assert other == Order("status:ana", 9, is_gapless=False)
     learned: list[tuple[str, Head]] = []
+    said: list[tuple[str, str, int]] = []
     source = Retelling()
     source.learn = lambda *what: learned.append(what)
+    source.said = lambda *what: said.append(what)
     source.passed(place.key, place.number, place.memo)
     for unknown in ("", "of another version", "1"):
         source.passed(place.key, 8, unknown)
     assert learned == [("room", head)]
+    assert said == ([("room", "ana", head.at)] if said_by else [])
 
 
 @pytest.mark.parametrize("notice", CONTROLS)

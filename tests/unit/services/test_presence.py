@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from server.domain.errors import NotFoundError, UnavailableError
-from server.ephemeral.base import StatusChange
+from server.ephemeral.base import StatusChange, Typing
 from server.events import TypingPayload
 from server.services.notices import Notice, Place, SocketsEnded
 from server.services.views import iso
@@ -288,6 +288,52 @@ async def test_typing_ends_with_the_connection_that_it_came_from(site: Site, roo
     assert typing(site) == [("juan", True)]
     await site.presence.leave("juan", "juan 1")
     assert typing(site) == [("juan", True), ("juan", False)]
+
+
+async def test_a_message_ends_the_typing_that_is_known_here_and_else_costs_nothing(
+    site: Site, room_id: str
+) -> None:
+    asked = list[Typing]()
+    stop_typing = site.ephemeral.stop_typing
+
+    async def counted(typing: Typing) -> bool:
+        asked.append(typing)
+        return await stop_typing(typing)
+
+    site.ephemeral.stop_typing = counted  # type: ignore[method-assign]  # counts
+    await type_in(site, room_id, "juan")
+    for user_id in ("ana", "juan", "juan"):
+        await site.presence.said(room_id, user_id)
+    assert typing(site) == [("juan", True), ("juan", False)]
+    assert asked == [Typing(room_id, "juan")]
+    await type_in(site, room_id, "juan")
+    site.clock.advance(6)
+    await site.presence.tick()
+    await site.presence.said(room_id, "juan")
+    await site.presence.arrive(builders.user("ana"), "ana 1")
+    await type_in(site, room_id, "ana")
+    await site.presence.leave("ana", "ana 1")
+    await site.presence.said(room_id, "ana")
+    assert len(asked) == 1
+    assert typing(site)[2:] == [("juan", True), ("juan", False), ("ana", True), ("ana", False)]
+
+
+async def test_a_message_that_another_server_took_ends_the_typing_that_began_here_before_it(
+    site: Site, room_id: str
+) -> None:
+    await type_in(site, room_id, "juan")
+    for user_id, ms in (("juan", 0), ("ana", 1)):
+        site.presence.passed(room_id, user_id, site.clock.ms() + ms)
+    await site.presence.tick()
+    assert typing(site) == [("juan", True)]
+    site.presence.passed(room_id, "juan", site.clock.ms() + 1)
+    await type_in(site, room_id, "juan")
+    await site.presence.tick()
+    assert typing(site) == [("juan", True)] * 2, "it began anew"
+    site.presence.passed(room_id, "juan", site.clock.ms() + 1)
+    for _ in range(2):
+        await site.presence.tick()
+    assert typing(site)[2:] == [("juan", False)]
 
 
 async def test_nobody_types_in_a_room_that_they_are_not_in(site: Site, room_id: str) -> None:
