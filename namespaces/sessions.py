@@ -91,21 +91,24 @@ class Sessions:
         *,
         forget_away: Callable[[str], None],
         listen_to: Callable[[Collection[str]], Awaitable[None]],
+        connections_in: Callable[[str], Collection[Connection]],
         has_ended: Callable[[Identity], Awaitable[bool]],
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`forget_away` makes the connections of a user that are away unrecoverable.
 
-        `listen_to` has rooms told on this server: a session enters them behind it. `has_ended` asks the store
-        whether a login holds.
+        `listen_to` has rooms told on this server: a session enters them behind it. `connections_in` are those
+        in an engine's room. `has_ended` asks the store whether a login holds.
         """
         self._rooms = rooms
         self._rules = rules
         self._forget_away = forget_away
         self._listen_to = listen_to
+        self._connections_in = connections_in
         self._has_ended = has_ended
         self._clock = clock
         self._people: dict[str, _Person] = {}
+        self._sessions: dict[Connection, Session] = {}
         self.ended_logins = 0
         """How many logins have ended: a token that was read before the last of them is to be read again."""
 
@@ -117,6 +120,7 @@ class Sessions:
         """
         person = self._people.setdefault(session.user_id, _Person())
         person.sessions[session.connection.sid] = session
+        self._sessions[session.connection] = session
         try:
             await self._enter_rooms(session.user_id, [session])
             _require_admitted(session)
@@ -136,6 +140,7 @@ class Sessions:
         """The connection is over."""
         if session.timer is not None:
             session.timer.cancel()
+        self._sessions.pop(session.connection, None)
         person = self._people.get(session.user_id)
         if person is not None:
             person.sessions.pop(session.connection.sid, None)
@@ -172,7 +177,8 @@ class Sessions:
 
     async def settle(self, room_id: str) -> None:
         """Have nobody in the room here who is in it no more, heard of or not. Raises UnavailableError."""
-        people = self._people_in(room_channel(room_id))
+        here = self._connections_in(room_channel(room_id))
+        people = list({self._sessions[each].user_id for each in here if each in self._sessions})
         members = await self._rooms.members_among(room_id, people)
         await self._refresh_all([user_id for user_id in people if user_id not in members])
 
@@ -247,13 +253,6 @@ class Sessions:
         for session in sessions:
             if session.end is None and await self._has_ended(session.identity):
                 self._end(session, _revoked())
-
-    def _people_in(self, channel: str) -> list[str]:
-        return [
-            user_id
-            for user_id, person in self._people.items()
-            if any(channel in session.connection.rooms for session in person.sessions.values())
-        ]
 
     def _sessions_of(self, user_id: str) -> list[Session]:
         person = self._people.get(user_id)

@@ -53,6 +53,7 @@ class Tertulia:
             _session_rules(settings),
             forget_away=self._forget_away,
             listen_to=fanout.listen_to,
+            connections_in=lambda channel: self._engine.connections_in(events.NAMESPACE, channel),
             has_ended=self._use_cases.accounts.has_ended,
         )
         retelling.teller, retelling.directory = self._use_cases.teller, self._use_cases.directory

@@ -336,7 +336,7 @@ async def test_whatever_happens_at_once_sessions_end_in_the_rooms_of_the_store(s
         assert session.connection.rooms == {user_channel(session.user_id), *map(room_channel, stored)}
     for session in live:
         world.sessions.remove(session)
-    assert world.sessions._people == {}
+    assert (world.sessions._people, world.sessions._sessions) == ({}, {})
 
 
 async def test_a_drain_tells_everybody_when_and_closes_one_after_the_other(world: World) -> None:

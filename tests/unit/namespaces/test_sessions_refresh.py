@@ -1,6 +1,7 @@
 """What sessions learn by reading anew, when notices of it may have been missed."""
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -116,6 +117,19 @@ async def test_who_is_out_of_a_room_unheard_is_found_by_settling_it(world: World
     assert connection_of(ana).emitted("room_left") == [RoomLeft(room_id=room_id, reason="removed")]
     assert room_channel(room_id) not in ana.connection.rooms
     assert eva.connection.rooms >= {room_channel(room_id), room_channel(other)}
+
+
+async def test_to_settle_a_room_only_those_in_it_are_looked_at(world: World) -> None:
+    class Unread(dict[str, str | None]):
+        def __iter__(self) -> Iterator[str]:
+            raise AssertionError
+
+    room_id = await world.site.group("juan", "ana")
+    ana, bystander = [await world.connect(each) for each in ("ana", "eva")]
+    await world.site.storage.remove_member(room_id, "ana")
+    connection_of(bystander).tags = Unread(connection_of(bystander).tags)
+    await world.sessions.settle(room_id)
+    assert rooms_of(ana) == {user_channel("ana")}
 
 
 async def test_a_session_of_one_room_is_told_of_that_room_alone(world: World) -> None:

@@ -104,11 +104,16 @@ class World:
             rules,
             forget_away=self.forgotten.append,
             listen_to=self._listen_to,
+            connections_in=self._connections_in,
             has_ended=site.accounts.has_ended,
             clock=site.clock.s,
         )
         site.publisher.follow(self.sessions.handle)
         self._sids = iter(range(1, 1_000_000))
+
+    def _connections_in(self, channel: str) -> list[Connection]:
+        here = map(connection_of, self.sessions._sessions.values())
+        return [each for each in here if channel in each.tags]
 
     async def _listen_to(self, room_ids: Collection[str]) -> None:
         self.listened.update(room_ids)
