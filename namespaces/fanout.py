@@ -144,7 +144,7 @@ def _emit(tell: Tell) -> Emit:
         event=tell.event,
         data=msgspec.Raw(msgspec.json.encode(tell.data)),
         rooms=frozenset(_channels(tell)),
-        except_rooms=_excepted(tell),
+        except_rooms=excepted(tell),
         volatile=tell.volatile,
         order=_order(tell.place) if tell.place is not None else None,
     )
@@ -166,8 +166,11 @@ def _noted(rev: int, memo: str) -> tuple[Head | None, str]:
     return Head(rev=rev, last_seq=int(last_seq), at=int(at)), said_by
 
 
-def _excepted(tell: Tell) -> frozenset[str]:
-    return frozenset([told_channel(tell.data)] if isinstance(tell.data, RoomJoined | RoomLeft) else [])
+def excepted(tell: Tell) -> frozenset[str]:
+    """The engine's rooms of those who are not told: who knows of it, or is back in what they left."""
+    if isinstance(tell.data, RoomLeft):
+        return frozenset([told_channel(tell.data), room_channel(tell.data.room_id)])
+    return frozenset([told_channel(tell.data)] if isinstance(tell.data, RoomJoined) else [])
 
 
 def _channels(notice: Tell) -> Sequence[str]:

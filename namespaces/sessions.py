@@ -44,7 +44,7 @@ def user_channel(user_id: str) -> str:
 
 
 def told_channel(told: RoomJoined | RoomLeft) -> str:
-    """The engine's room of those who know it from the store: when a notice of it comes they are not told."""
+    """The engine's room of those who know it already: when a notice of it comes they are not told."""
     return ("joined:" if isinstance(told, RoomJoined) else "left:") + told.room_id
 
 
@@ -171,9 +171,10 @@ class Sessions:
                 if session.connection.sid in notice.connection_ids and session.end is None:
                     self._end(session, _too_many(notice.limit))
         elif isinstance(notice, MembershipChanged):
+            put_out = set[Session]()
             if notice.left_because is not None:
-                self._leave(notice, RoomLeft(room_id=notice.room_id, reason=notice.left_because))
-            await self._follow(notice)
+                put_out = self._leave(notice, RoomLeft(room_id=notice.room_id, reason=notice.left_because))
+            await self._follow(notice, put_out)
 
     async def settle(self, room_id: str) -> None:
         """Have nobody in the room here who is in it no more, heard of or not. Raises UnavailableError."""
@@ -201,13 +202,21 @@ class Sessions:
             session.connection.close()
             await asyncio.sleep(step_s)
 
-    def _leave(self, notice: MembershipChanged, data: RoomLeft) -> None:
+    def _leave(self, notice: MembershipChanged, data: RoomLeft) -> set[Session]:
+        """Those who were in the room."""
+        put_out = set()
         for user_id in notice.user_ids & self._people.keys():
             for session in self._sessions_of(user_id):
-                if _leave(session.connection, notice.room_id) and session.room_id == notice.room_id:
+                was_in = _leave(session, notice.room_id)
+                if was_in:
+                    put_out.add(session)
+                if was_in and session.room_id == notice.room_id:
                     session.connection.emit("room_left", data)
+                elif not was_in:
+                    _know_already(session, data)
+        return put_out
 
-    async def _follow(self, notice: MembershipChanged) -> None:
+    async def _follow(self, notice: MembershipChanged, put_out: set[Session]) -> None:
         """Be in the room, or not, as the store says now. Of others there are notices, or `refresh` tells.
 
         Sessions whose rooms cannot be read are closed: they come back.
@@ -219,9 +228,7 @@ class Sessions:
             sessions = self._sessions_of(user_id)
             try:
                 for moved in await self._enter_rooms(user_id, sessions, only=notice.room_id):
-                    # Others are told in their user's room.
-                    if moved.session.room_id is not None:
-                        _tell(moved)
+                    _tell_unless_told(moved, notice, was_in=moved.session in put_out)
             except ChatError as error:
                 _log.warning("conn.closed", user_id=user_id, code=error.code)
                 for session in sessions:
@@ -301,19 +308,51 @@ def _settle(session: Session, incarnations: Mapping[str, str], only: str | None)
     if only is not None:
         left, entered = left & {only}, entered & {only}
     for room_id in left:
-        _leave(connection, room_id)
+        _leave(session, room_id)
     for room_id in entered:
         connection.enter(room_channel(room_id), tag=incarnations[room_id])
         connection.leave(told_channel(RoomLeft(room_id=room_id, reason="removed")))
+        connection.leave(told_channel(RoomJoined(room_id=room_id)))
+    if only is not None and only not in wanted:
+        _leave(session, only)
     return _Moved(session, sorted(left), sorted(entered))
 
 
-def _leave(connection: Connection, room_id: str) -> bool:
-    """Whether it was in the room."""
-    was_in = room_channel(room_id) in connection.rooms
-    connection.leave(room_channel(room_id))
-    connection.leave(told_channel(RoomJoined(room_id=room_id)))
+def _leave(session: Session, room_id: str) -> bool:
+    """Whether it was in the room. While it is out nobody tells it that it joined: a notice may be old."""
+    was_in = room_channel(room_id) in session.connection.rooms
+    session.connection.leave(room_channel(room_id))
+    _know(session, RoomJoined(room_id=room_id))
     return was_in
+
+
+def _know(session: Session, told: RoomJoined | RoomLeft) -> None:
+    """It is not to be told this by a notice, as a session of one room never is."""
+    if session.room_id is None:
+        session.connection.enter(told_channel(told))
+
+
+def _know_already(session: Session, told: RoomJoined | RoomLeft) -> None:
+    """It was so before the notice came. Who is recovered has not read it by `sync`, and is told."""
+    if not session.connection.is_recovered:
+        _know(session, told)
+
+
+def _tell_unless_told(moved: _Moved, notice: MembershipChanged, *, was_in: bool) -> None:
+    """Tell a session where a notice put it, unless what is behind the notice does, or it knows.
+
+    `was_in`: the notice had put it out of the room.
+    """
+    session, joined = moved.session, RoomJoined(room_id=notice.room_id)
+    is_joining = notice.is_told and notice.left_because is None
+    if session.room_id is None and moved.entered:
+        if was_in:
+            _know_already(session, joined)
+        if was_in or is_joining:
+            return
+    _tell(moved)
+    if is_joining:
+        _know_already(session, joined)
 
 
 def _tell(moved: _Moved) -> None:
@@ -328,8 +367,7 @@ def _tell(moved: _Moved) -> None:
     for event, data in told:
         # Who takes all of the user's rooms is told it by the notice yet, if it is lost on the way.
         session.connection.emit(event, data, is_kept=session.room_id is not None)
-        if session.room_id is None:
-            session.connection.enter(told_channel(data))
+        _know(session, data)
 
 
 def _require_admitted(session: Session) -> None:

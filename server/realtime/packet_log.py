@@ -115,15 +115,19 @@ class PacketLog:
         self._by_room.clear()
         self._size_bytes = 0
 
-    def missed(self, stays: Stays, after: int) -> list[Entry]:
-        """What was sent after that position to who stayed so, in order; it must be kept still."""
+    def missed(self, stays: Stays, after: int, *, is_any: bool = False) -> list[Entry]:
+        """What was sent after that position to who stayed so, in order; it must be kept still.
+
+        `is_any`: also where they were in a room that was left out.
+        """
         found: dict[int, Entry] = {}
         for room, times in stays.items():
             floor = max(after, min((stay.since for stay in times), default=self.head))
             for entry in reversed(self._by_room.get(room, ())):
                 if entry.position <= floor:
                     break
-                if any(stay.covers(entry.position) for stay in times) and not _is_excepted(entry, stays):
+                is_out = not is_any and _is_excepted(entry, stays)
+                if not is_out and any(stay.covers(entry.position) for stay in times):
                     found[entry.position] = entry
         return [found[position] for position in sorted(found)]
 

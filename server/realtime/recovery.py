@@ -245,12 +245,17 @@ class Recovery:
         for sid in self.away(owner):
             self.forget(sid)
 
-    def missed(self, trail: Trail, stays: dict[str, Stay], after: int) -> list[Entry]:
-        """What a connection in these rooms has not been sent behind that position, in order."""
+    def missed(
+        self, trail: Trail, stays: dict[str, Stay], after: int, *, is_any: bool = False
+    ) -> list[Entry]:
+        """What a connection in these rooms has not been sent behind that position, in order.
+
+        `is_any`: it may turn out not to be in all of them.
+        """
         every = {room: list(times) for room, times in trail.stays.items()}
         for room, stay in stays.items():
             every.setdefault(room, []).append(stay)
-        return self.log.missed(every, after)
+        return self.log.missed(every, after, is_any=is_any)
 
     def _put_away(self, trail: Trail) -> None:
         trail.abandon, trail.receive, trail.current = _nothing, _nothing, dict

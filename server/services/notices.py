@@ -38,11 +38,15 @@ class Tell(Struct, frozen=True, kw_only=True):
 
 
 class MembershipChanged(Struct, frozen=True, kw_only=True):
-    """These people joined or left a room; `reason` is given when they left."""
+    """These people joined or left a room; `left_because` is given when they left.
+
+    `is_told`: what is published right behind it tells them so. Else it is not certain, or others tell it.
+    """
 
     room_id: str
     user_ids: frozenset[str]
     left_because: LeaveReason | None = None
+    is_told: bool = True
 
 
 class RoomChanged(Struct, frozen=True, kw_only=True):

@@ -286,7 +286,8 @@ class RoomService:
         if is_new:
             await self._tell_joined(stored, notice)
         elif self._clock() - stored.created_at < _BEING_TOLD_MS:
-            await self._publisher.publish(MembershipChanged(room_id=stored.id, user_ids=people))
+            doubt = MembershipChanged(room_id=stored.id, user_ids=people, is_told=False)
+            await self._publisher.publish(doubt)
         return stored, is_new
 
     async def _is_made(self, room: Room) -> bool:
@@ -354,15 +355,13 @@ class RoomService:
         """The write's result. When its outcome is unknown, everybody concerned looks at the store again."""
         doubt = notice
         if isinstance(notice, MembershipChanged):
-            doubt = msgspec.structs.replace(notice, left_because=None)
+            doubt = msgspec.structs.replace(notice, left_because=None, is_told=False)
         return await self._completion.written(write, lambda: self._publisher.publish(doubt))
 
     async def _tell_joined(self, room: Room, notice: MembershipChanged) -> None:
-        await self._publisher.publish(notice)
         joined = Tell(event="room_joined", data=RoomJoined(room_id=room.id), users=notice.user_ids)
-        await self._publisher.publish(
-            joined, *await self._told("member_joined", room, sorted(notice.user_ids))
-        )
+        await self._publisher.publish(notice, joined)
+        await self._publisher.publish(*await self._told("member_joined", room, sorted(notice.user_ids)))
 
     async def _told(self, event: str, room: Room, user_ids: Sequence[str]) -> list[Notice]:
         count = await self._directory.member_count(room.id)

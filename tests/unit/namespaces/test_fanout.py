@@ -116,13 +116,14 @@ async def test_a_tell_goes_once_to_all_rooms_and_people(
     assert bytes(emit.data) == '{"room_id":"ñ"}'.encode()
 
 
-@pytest.mark.parametrize("data", [RoomJoined(room_id="a"), RoomLeft(room_id="a", reason="removed")])
-async def test_who_was_told_of_a_membership_already_is_left_out(data: RoomJoined | RoomLeft) -> None:
+async def test_who_knows_of_a_membership_or_is_back_in_the_room_is_not_told() -> None:
     bus = WireBus()
-    changed = Tell(event="room_changed", data=RoomUpdated(room_id="a", name="A", member_count=1))
-    await Fanout(bus).publish(Tell(event="told", data=data, users=frozenset(["ana"])), changed)
+    left, joined = RoomLeft(room_id="a", reason="removed"), RoomJoined(room_id="a")
+    changed = RoomUpdated(room_id="a", name="A", member_count=1)
+    tells = [Tell(event="told", data=each, users=frozenset(["ana"])) for each in (left, joined, changed)]
+    await Fanout(bus).publish(*tells)
     excepted = [entry.except_rooms for entry in bus.entries if isinstance(entry, Emit)]
-    assert excepted == [{told_channel(data)}, set()]
+    assert excepted == [{told_channel(left), "room:a"}, {told_channel(joined)}, set()]
 
 
 @pytest.mark.parametrize("volatile", [False, True])

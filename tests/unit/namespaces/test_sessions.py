@@ -18,7 +18,7 @@ from server.services.notices import LoginEnded, MembershipChanged, ProfileChange
 from server.views import RoomJoined, RoomLeft, ServerDraining
 from tests.harness import PATIENCE_S
 from tests.services import Site, break_, hold_answer
-from tests.unit.namespaces.world import World, codes, connection_of
+from tests.unit.namespaces.world import World, codes, connection_of, rooms_of
 
 
 @pytest.fixture
@@ -42,17 +42,17 @@ async def within_patience(call: Awaitable[object]) -> None:
 async def test_a_session_enters_the_rooms_of_its_user_before_it_is_live(world: World, room_id: str) -> None:
     session = world.session("ana")
     await world.sessions.admit(session)
-    assert session.connection.rooms == {user_channel("ana"), room_channel(room_id)}
+    assert rooms_of(session) == {user_channel("ana"), room_channel(room_id)}
     assert [entry for entry in connection_of(session).journal if entry[0] == "emit"] == []
 
 
 async def test_a_session_of_one_room_enters_that_room_alone(world: World, room_id: str) -> None:
     other_id = await world.site.group("ana")
     session = await world.connect("ana", room_id=room_id)
-    assert session.connection.rooms == {room_channel(room_id)}
+    assert rooms_of(session) == {room_channel(room_id)}
     await world.site.rooms.add_member("ana", other_id, "juan")
     await world.site.rooms.create("ana", _group("third"))
-    assert session.connection.rooms == {room_channel(room_id)}
+    assert rooms_of(session) == {room_channel(room_id)}
 
 
 def _group(name: str) -> CreateRoom:
@@ -75,7 +75,7 @@ async def test_a_room_entered_while_a_session_is_admitted_is_not_missed(world: W
     await world.site.rooms.add_member("juan", room_id, "eva")
     gate.open()
     await within_patience(admitting)
-    assert session.connection.rooms == {user_channel("eva"), room_channel(room_id)}
+    assert rooms_of(session) == {user_channel("eva"), room_channel(room_id)}
 
 
 @pytest.mark.parametrize("is_bound", [False, True])
@@ -233,7 +233,7 @@ async def test_a_removal_holds_before_anything_else_is_waited_for(world: World, 
     handling = asyncio.create_task(world.sessions.handle(notice))
     await asyncio.sleep(0)
     assert not handling.done()
-    assert session.connection.rooms == {user_channel("ana")}
+    assert rooms_of(session) == {user_channel("ana")}
     handling.cancel()
 
 
@@ -243,7 +243,7 @@ async def test_a_session_of_the_room_it_leaves_is_told_so_itself(world: World, r
     await world.site.rooms.remove_member("juan", room_id, "ana")
     assert connection_of(bound).emitted("room_left") == [RoomLeft(room_id=room_id, reason="removed")]
     assert connection_of(free).emitted("room_left") == []
-    assert bound.connection.rooms == frozenset()
+    assert rooms_of(bound) == set()
     await world.site.rooms.add_member("juan", room_id, "ana")
     assert connection_of(bound).emitted("room_joined") == [RoomJoined(room_id=room_id)]
     assert connection_of(free).emitted("room_joined") == []
@@ -261,7 +261,7 @@ async def test_an_addition_heard_of_after_the_removal_does_not_let_in(world: Wor
     session = await world.connect("ana")
     await world.site.rooms.remove_member("juan", room_id, "ana")
     await world.sessions.handle(MembershipChanged(room_id=room_id, user_ids=frozenset(["ana"])))
-    assert session.connection.rooms == {user_channel("ana")}
+    assert rooms_of(session) == {user_channel("ana")}
 
 
 @pytest.mark.parametrize("ends_inside", [True, False])
@@ -333,7 +333,7 @@ async def test_whatever_happens_at_once_sessions_end_in_the_rooms_of_the_store(s
     await within_patience(asyncio.gather(*(come_and_go() for _ in range(3)), *(move() for _ in range(4))))
     for session in live:
         stored = await site.rooms.incarnations(session.user_id)
-        assert session.connection.rooms == {user_channel(session.user_id), *map(room_channel, stored)}
+        assert rooms_of(session) == {user_channel(session.user_id), *map(room_channel, stored)}
     for session in live:
         world.sessions.remove(session)
     assert (world.sessions._people, world.sessions._sessions) == ({}, {})

@@ -3,17 +3,19 @@
 import asyncio
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
+from namespaces.fanout import excepted
 from namespaces.sessions import Session, room_channel, told_channel, user_channel
 from server.domain.errors import UnavailableError
 from server.domain.models import Login
-from server.services.notices import MembershipChanged
+from server.services.notices import MembershipChanged, Tell
 from server.views import RoomJoined, RoomLeft
 from tests.builders import member
 from tests.harness import PATIENCE_S
 from tests.services import Site, break_, hold_answer
-from tests.unit.namespaces.world import World, codes, connection_of
+from tests.unit.namespaces.world import World, codes, connection_of, rooms_of
 
 
 @pytest.fixture
@@ -39,33 +41,64 @@ async def test_rooms_that_were_joined_and_left_unheard_are_entered_left_and_told
     assert len(connection.emitted("room_left") + connection.emitted("room_joined")) == 2
 
 
-def rooms_of(session: Session) -> set[str]:
-    return {each for each in session.connection.rooms if each.startswith(("room:", "user:"))}
+def hears(session: Session, event: str, room_id: str) -> bool:
+    """Whether the session is among those whom a notice tells this of its user."""
+    told = RoomLeft(room_id=room_id, reason="left") if event == "left" else RoomJoined(room_id=room_id)
+    return not excepted(Tell(event=event, data=told)) & session.connection.rooms
 
 
 async def test_who_was_told_by_reading_anew_is_not_told_when_the_notice_comes(world: World) -> None:
     """Until it is so once more."""
     room_id = await world.site.group("juan", "ana")
     session = await world.connect("ana")
-    left, joined = (
-        told_channel(RoomLeft(room_id=room_id, reason="left")),
-        told_channel(RoomJoined(room_id=room_id)),
-    )
-    people = frozenset(["ana"])
-    assert not session.connection.rooms & {left, joined}
+    joins = MembershipChanged(room_id=room_id, user_ids=frozenset(["ana"]))
     await world.site.storage.remove_member(room_id, "ana")
     await world.sessions.refresh()
-    assert session.connection.rooms & {left, joined} == {left}
-    await world.sessions.handle(MembershipChanged(room_id=room_id, user_ids=people, left_because="left"))
-    assert session.connection.rooms & {left, joined} == {left}
+    assert not hears(session, "left", room_id)
+    await world.sessions.handle(msgspec.structs.replace(joins, left_because="left"))
+    assert not hears(session, "left", room_id)
     await world.site.storage.add_member(member(room_id, "ana"))
     await world.sessions.refresh()
-    assert session.connection.rooms & {left, joined} == {joined}
-    await world.sessions.handle(MembershipChanged(room_id=room_id, user_ids=people))
-    assert session.connection.rooms & {left, joined} == {joined}
+    assert not hears(session, "joined", room_id)
+    await world.sessions.handle(joins)
+    assert not hears(session, "joined", room_id)
     await world.site.rooms.remove_member("juan", room_id, "ana")
+    assert hears(session, "left", room_id)
     await world.site.rooms.add_member("juan", room_id, "ana")
-    assert not session.connection.rooms & {left, joined}
+    assert hears(session, "joined", room_id)
+
+
+@pytest.mark.parametrize("is_member", [False, True])
+async def test_what_is_not_so_any_more_is_not_told(world: World, *, is_member: bool) -> None:
+    """Notices of servers that did not hear each other come in another order than they were made."""
+    room_id = await world.site.group("juan", "ana")
+    session, recovered = [await world.connect("ana") for _ in range(2)]
+    recovered.connection.is_recovered = True
+    if not is_member:
+        await world.site.rooms.remove_member("juan", room_id, "ana")
+    joins = MembershipChanged(room_id=room_id, user_ids=frozenset(["ana"]))
+    for notice in (joins, msgspec.structs.replace(joins, left_because="left"), joins):
+        event = "joined" if notice.left_because is None else "left"
+        await world.sessions.handle(notice)
+        assert not hears(session, event, room_id)
+        assert hears(recovered, event, room_id) is (is_member is (event == "joined"))
+    assert (room_channel(room_id) in session.connection.rooms) is is_member
+    assert connection_of(session).emitted("room_left") + connection_of(session).emitted("room_joined") == []
+
+
+async def test_a_membership_that_nobody_tells_of_is_told_when_it_is_read(world: World) -> None:
+    """The outcome of its writing was unknown to who did it."""
+    room_id = await world.site.group("juan")
+    session = await world.connect("ana")
+    await world.site.storage.add_member(member(room_id, "ana"))
+    doubt = MembershipChanged(room_id=room_id, user_ids=frozenset(["ana"]), is_told=False)
+    for _ in range(2):
+        await world.sessions.handle(doubt)
+    await world.site.storage.remove_member(room_id, "ana")
+    for _ in range(2):
+        await world.sessions.handle(doubt)
+    told = [entry[1] for entry in connection_of(session).journal if entry[0] == "emit"]
+    assert told == ["room_joined", "room_left"]
 
 
 @pytest.mark.parametrize("is_bound", [False, True])
@@ -96,6 +129,22 @@ async def test_a_notice_of_one_room_leaves_what_is_unheard_of_another_to_be_told
     assert rooms_of(session) == {user_channel("ana"), room_channel(room_id)}
     await world.sessions.refresh()
     assert connection_of(session).emitted("room_joined") == [RoomJoined(room_id=other)]
+
+
+async def test_who_is_out_already_knows_it_and_who_is_put_out_by_an_older_notice_is_told(
+    world: World,
+) -> None:
+    """Notices of two servers that did not hear each other come in another order than they were made."""
+    room_id = await world.site.group("juan", "ana")
+    session = await world.connect("ana")
+    people, left = frozenset(["ana"]), RoomLeft(room_id=room_id, reason="removed")
+    await world.site.storage.remove_member(room_id, "ana")
+    await world.sessions.handle(MembershipChanged(room_id=room_id, user_ids=people))
+    assert connection_of(session).emitted("room_left") == [left]
+    other = await world.connect("ana")
+    await world.sessions.handle(MembershipChanged(room_id=room_id, user_ids=people, left_because="removed"))
+    for each in (session, other):
+        assert told_channel(left) in each.connection.rooms
 
 
 async def test_a_session_of_one_room_is_told_once_that_it_is_out(world: World) -> None:
@@ -139,10 +188,10 @@ async def test_a_session_of_one_room_is_told_of_that_room_alone(world: World) ->
     for each in (other, room_id):
         await world.site.storage.remove_member(each, "ana")
     await world.sessions.refresh()
-    assert session.connection.rooms == frozenset()
+    assert rooms_of(session) == set()
     await world.site.storage.add_member(member(room_id, "ana"))
     await world.sessions.refresh()
-    assert session.connection.rooms == {room_channel(room_id)}
+    assert rooms_of(session) == {room_channel(room_id)}
     told = [entry[1:] for entry in connection.journal if entry[0] == "emit"]
     assert told == [
         ("room_left", RoomLeft(room_id=room_id, reason="removed")),

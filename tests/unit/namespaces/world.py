@@ -139,6 +139,11 @@ def connection_of(session: Session) -> FakeConnection:
     return session.connection
 
 
+def rooms_of(session: Session) -> set[str]:
+    """The rooms that it is in, of what people are in: not who knows what."""
+    return {each for each in session.connection.rooms if each.startswith(("room:", "user:"))}
+
+
 def codes(session: Session) -> list[tuple[str, str]]:
     """Why the session was ended, and what its client does next."""
     return [(end.code, end.retry) for end in connection_of(session).emitted("session_ended")]
