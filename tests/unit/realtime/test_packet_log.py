@@ -250,3 +250,11 @@ def test_a_time_in_a_room_is_due_while_something_of_it_is_kept(
     stay = Stay(since=since, until=until)
     kept = range(dropped + 1, MOST_POSITIONS + 2)
     assert stay.is_due(dropped) == (until is None or any(stay.covers(position) for position in kept))
+
+
+def test_what_somebody_was_left_out_of_is_found_where_that_may_turn_out_otherwise() -> None:
+    log = PacketLog(retention_s=RETENTION_S, max_entries=MAX_ENTRIES, max_bytes=MAX_BYTES)
+    log.append(make_packet(1), ["a"], ["b"], now_s=0)
+    stays = {"a": [Stay(since=0)], "b": [Stay(since=0)]}
+    assert log.missed(stays, 0) == []
+    assert [entry.position for entry in log.missed(stays, 0, is_any=True)] == [1]
