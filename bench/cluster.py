@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "bench.cluster",
         __doc__,
         members=range(2, 1_001),
-        default_members=[2, 50],
+        default_members=[2, 10, 50],
         default_rounds=5,
         default_seconds=2.0,
         names=LABELS,

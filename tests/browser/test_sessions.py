@@ -89,6 +89,8 @@ async def test_a_token_ends_while_one_is_asleep(people: People) -> None:
     """On waking the page gets a new token by itself and shows what was said meanwhile."""
     ana, juan = [await people.arrive(name, apart=True) for name in ("Ana Gómez", "Juan Pérez")]
     juan.may("ERR_INTERNET_DISCONNECTED")
+    # What is connecting when hours pass at once has taken too long.
+    juan.may("WebSocket is closed before the connection is established")
     await juan.page.clock.install()
     for person in (ana, juan):
         await person.sign_up()
