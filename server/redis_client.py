@@ -3,7 +3,7 @@
 import errno
 import ssl
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from redis import asyncio as aioredis
 from redis.asyncio.retry import Retry
@@ -56,9 +56,9 @@ def make_client(url: str, *, timeout_s: float) -> Client:
         "protocol": 2,
     }
     try:
-        parts = urlsplit(url)
-        if parts.scheme in ("redis+sentinel", "rediss+sentinel"):
-            return _by_sentinel(parts, {**options, "ssl": parts.scheme.startswith("rediss")})
+        scheme, _, rest = url.partition("://")
+        if scheme in ("redis+sentinel", "rediss+sentinel"):
+            return _by_sentinel(rest, {**options, "ssl": scheme.startswith("rediss")})
         return Client.from_url(url, **options)
     except (ValueError, TypeError) as error:
         # What the library says may show a part of the URL, and that of the password.
@@ -69,10 +69,12 @@ def make_client(url: str, *, timeout_s: float) -> Client:
         ) from None
 
 
-def _by_sentinel(parts: SplitResult, options: dict[str, Any]) -> Client:
-    credentials, _, hosts = parts.netloc.rpartition("@")
+def _by_sentinel(rest: str, options: dict[str, Any]) -> Client:
+    # By hand: many a version of urlsplit takes no more than one host where one is an IPv6 address.
+    network, _, path = rest.partition("/")
+    credentials, _, hosts = network.rpartition("@")
     user, _, password = credentials.partition(":")
-    service, _, database = parts.path.strip("/").partition("/")
+    service, _, database = path.strip("/").partition("/")
     if not service or not hosts:
         raise ValueError("no service")
     addresses = []
