@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent.parent
 CYCLES = 2_000
 WARM_UP = 1_000
 AT_A_TIME = 20
-# What an allocator may do: 1 KB a cycle. A connection that stayed would be over 20.
-MOST_GROWTH_BYTES = CYCLES * 1_000
+# What an allocator may do: 2 KB a cycle. A connection that stayed would be over 20.
+MOST_GROWTH_BYTES = CYCLES * 2_000
 # An object a cycle would be a leak.
 MOST_NEW_OBJECTS = CYCLES // 4
 PATIENCE_S = 30.0
