@@ -171,10 +171,9 @@ class Sessions:
                 if session.connection.sid in notice.connection_ids and session.end is None:
                     self._end(session, _too_many(notice.limit))
         elif isinstance(notice, MembershipChanged):
-            put_out = set[Session]()
             if notice.left_because is not None:
-                put_out = self._leave(notice, RoomLeft(room_id=notice.room_id, reason=notice.left_because))
-            await self._follow(notice, put_out)
+                self._leave(notice, RoomLeft(room_id=notice.room_id, reason=notice.left_because))
+            await self._follow(notice)
 
     async def settle(self, room_id: str) -> None:
         """Have nobody in the room here who is in it no more, heard of or not. Raises UnavailableError."""
@@ -202,21 +201,16 @@ class Sessions:
             session.connection.close()
             await asyncio.sleep(step_s)
 
-    def _leave(self, notice: MembershipChanged, data: RoomLeft) -> set[Session]:
-        """Those who were in the room."""
-        put_out = set()
+    def _leave(self, notice: MembershipChanged, data: RoomLeft) -> None:
         for user_id in notice.user_ids & self._people.keys():
             for session in self._sessions_of(user_id):
                 was_in = _leave(session, notice.room_id)
-                if was_in:
-                    put_out.add(session)
                 if was_in and session.room_id == notice.room_id:
                     session.connection.emit("room_left", data)
                 elif not was_in:
                     _know_already(session, data)
-        return put_out
 
-    async def _follow(self, notice: MembershipChanged, put_out: set[Session]) -> None:
+    async def _follow(self, notice: MembershipChanged) -> None:
         """Be in the room, or not, as the store says now. Of others there are notices, or `refresh` tells.
 
         Sessions whose rooms cannot be read are closed: they come back.
@@ -228,7 +222,7 @@ class Sessions:
             sessions = self._sessions_of(user_id)
             try:
                 for moved in await self._enter_rooms(user_id, sessions, only=notice.room_id):
-                    _tell_unless_told(moved, notice, was_in=moved.session in put_out)
+                    _tell_unless_told(moved, notice)
             except ChatError as error:
                 _log.warning("conn.closed", user_id=user_id, code=error.code)
                 for session in sessions:
@@ -338,21 +332,18 @@ def _know_already(session: Session, told: RoomJoined | RoomLeft) -> None:
         _know(session, told)
 
 
-def _tell_unless_told(moved: _Moved, notice: MembershipChanged, *, was_in: bool) -> None:
+def _tell_unless_told(moved: _Moved, notice: MembershipChanged) -> None:
     """Tell a session where a notice put it, unless what is behind the notice does, or it knows.
 
-    `was_in`: the notice had put it out of the room.
+    Who was put out and is back already may have missed what was said in between.
     """
-    session, joined = moved.session, RoomJoined(room_id=notice.room_id)
+    session = moved.session
     is_joining = notice.is_told and notice.left_because is None
-    if session.room_id is None and moved.entered:
-        if was_in:
-            _know_already(session, joined)
-        if was_in or is_joining:
-            return
+    if is_joining and moved.entered and session.room_id is None:
+        return
     _tell(moved)
     if is_joining:
-        _know_already(session, joined)
+        _know_already(session, RoomJoined(room_id=notice.room_id))
 
 
 def _tell(moved: _Moved) -> None:

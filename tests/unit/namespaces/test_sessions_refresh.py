@@ -14,7 +14,7 @@ from server.services.notices import MembershipChanged, Tell
 from server.views import RoomJoined, RoomLeft
 from tests.builders import member
 from tests.harness import PATIENCE_S
-from tests.services import Site, break_, hold_answer
+from tests.services import Site, break_, hold_answer, hold_call
 from tests.unit.namespaces.world import World, codes, connection_of, rooms_of
 
 
@@ -81,9 +81,33 @@ async def test_what_is_not_so_any_more_is_not_told(world: World, *, is_member: b
         event = "joined" if notice.left_because is None else "left"
         await world.sessions.handle(notice)
         assert not hears(session, event, room_id)
-        assert hears(recovered, event, room_id) is (is_member is (event == "joined"))
+        told = connection_of(recovered).emitted("room_joined")
+        assert hears(recovered, event, room_id) is (is_member is (event == "joined") and not told)
     assert (room_channel(room_id) in session.connection.rooms) is is_member
-    assert connection_of(session).emitted("room_left") + connection_of(session).emitted("room_joined") == []
+    for each in (session, recovered):
+        assert connection_of(each).emitted("room_left") == []
+        # Who was put out for a moment may have missed something.
+        assert connection_of(each).emitted("room_joined") == [RoomJoined(room_id=room_id)] * is_member
+
+
+async def test_who_is_back_before_the_removal_is_dealt_with_is_told_to_read_what_was_missed(
+    world: World,
+) -> None:
+    """On one server others talk while the rooms are read."""
+    room_id = await world.site.group("juan", "ana")
+    session = await world.connect("ana")
+    gate = hold_call(world.site.storage, "memberships")
+    removing = asyncio.create_task(world.site.rooms.remove_member("juan", room_id, "ana"))
+    await gate.reached()
+    assert rooms_of(session) == {user_channel("ana")}, "now nothing of the room reaches them"
+    await world.site.storage.add_member(member(room_id, "ana"))
+    gate.open()
+    async with asyncio.timeout(PATIENCE_S):
+        await removing
+    assert rooms_of(session) == {user_channel("ana"), room_channel(room_id)}
+    assert connection_of(session).emitted("room_joined") == [RoomJoined(room_id=room_id)]
+    await world.sessions.handle(MembershipChanged(room_id=room_id, user_ids=frozenset(["ana"])))
+    assert not hears(session, "joined", room_id)
 
 
 async def test_a_membership_that_nobody_tells_of_is_told_when_it_is_read(world: World) -> None:
