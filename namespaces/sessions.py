@@ -17,6 +17,8 @@ from server.views import ExpiresData, RoomJoined, RoomLeft, ServerDraining, Sess
 
 _LONGEST_TIMER_S = 24 * 3600.0
 _READ_AT_A_TIME = 20
+# Of so many comings and goings a session remembers that it knows them; an old notice of others is told again.
+_MOST_KNOWN = 100
 _ROOM = "room:"
 _log = get_logger(__name__)
 
@@ -59,6 +61,8 @@ class Session:
         self.end: SessionEnded | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.was_warned = False
+        # The engine's rooms of what it is not to be told by a notice, the oldest first.
+        self.known: dict[str, None] = {}
 
     @property
     def user_id(self) -> str:
@@ -305,8 +309,8 @@ def _settle(session: Session, incarnations: Mapping[str, str], only: str | None)
         _leave(session, room_id)
     for room_id in entered:
         connection.enter(room_channel(room_id), tag=incarnations[room_id])
-        connection.leave(told_channel(RoomLeft(room_id=room_id, reason="removed")))
-        connection.leave(told_channel(RoomJoined(room_id=room_id)))
+        _know_no_more(session, told_channel(RoomLeft(room_id=room_id, reason="removed")))
+        _know_no_more(session, told_channel(RoomJoined(room_id=room_id)))
     if only is not None and only not in wanted:
         _leave(session, only)
     return _Moved(session, sorted(left), sorted(entered))
@@ -324,6 +328,14 @@ def _know(session: Session, told: RoomJoined | RoomLeft) -> None:
     """It is not to be told this by a notice, as a session of one room never is."""
     if session.room_id is None:
         session.connection.enter(told_channel(told))
+        session.known.setdefault(told_channel(told))
+        if len(session.known) > _MOST_KNOWN:
+            _know_no_more(session, next(iter(session.known)))
+
+
+def _know_no_more(session: Session, channel: str) -> None:
+    session.known.pop(channel, None)
+    session.connection.leave(channel)
 
 
 def _know_already(session: Session, told: RoomJoined | RoomLeft) -> None:

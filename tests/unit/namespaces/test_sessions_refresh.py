@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from namespaces.fanout import excepted
-from namespaces.sessions import Session, room_channel, told_channel, user_channel
+from namespaces.sessions import _MOST_KNOWN, Session, room_channel, told_channel, user_channel
 from server.domain.errors import UnavailableError
 from server.domain.models import Login
 from server.services.notices import MembershipChanged, Tell
@@ -253,3 +253,13 @@ async def test_what_cannot_be_read_is_said_and_changes_nothing(world: World) -> 
     assert room_channel(room_id) in session.connection.rooms
     mend()
     await world.sessions.refresh()
+
+
+async def test_a_session_does_not_remember_every_room_it_was_ever_in(world: World) -> None:
+    session = await world.connect("ana")
+    for _ in range(_MOST_KNOWN + 5):
+        await world.site.rooms.delete("ana", await world.site.group("ana"))
+    assert len(session.connection.rooms) == len({user_channel("ana")}) + _MOST_KNOWN
+    room_id = await world.site.group("ana")
+    assert hears(session, "joined", room_id)
+    assert len(session.connection.rooms) == len({user_channel("ana"), room_channel(room_id)}) + _MOST_KNOWN
