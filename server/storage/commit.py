@@ -102,6 +102,7 @@ class Committer:
         self._untold: asyncio.Queue[Sequence[Change]] = asyncio.Queue(_MOST_UNTOLD_BATCHES)
         # Nobody waits for these, but a late write of an append may still store them: then they must be told.
         self._unsettled: list[_Pending] = []
+        self._looked_at_s = float("-inf")
         self._tasks: list[asyncio.Task[None]] = []
         self._contention = None if is_alone else Contention()
         self._is_closing = False
@@ -195,7 +196,7 @@ class Committer:
         is_unsure, taken = False, None
         while batch or self._unsettled:
             try:
-                await self._attempt(batch, is_unsure=is_unsure or bool(self._unsettled), taken=taken)
+                await self._attempt(batch, is_unsure=is_unsure, taken=taken)
             except (CollisionError, UnavailableError) as error:
                 wait_s = random.uniform(*_RETRY_S)  # noqa: S311 - jitter
                 if isinstance(error, CollisionError):
@@ -218,8 +219,9 @@ class Committer:
                 return
 
     async def _attempt(self, batch: Sequence[_Pending], *, is_unsure: bool, taken: Slot | None) -> None:
-        asked = [*self._unsettled, *batch]
-        present = await self._read(asked, is_unsure=is_unsure, taken=taken)
+        late, others = self._late(batch)
+        asked = [*late, *batch]
+        present = await self._read(asked, is_unsure=is_unsure or bool(late), taken=taken, has_late=bool(late))
         asked = _readable(asked, present)
         live = [p for p in asked if not p.future.done() or p.key in present.known]
         gone = [p for p in asked if p.future.done() and p.key not in present.known]
@@ -241,9 +243,24 @@ class Committer:
             own = self._find_own(pending, present)
             pending.resolve(Outcome(message=own.message, change=own) if own else outcome)
         stored = {(entry.room_id, entry.key) for entry in planned.entries}
-        self._unsettled = [
+        self._unsettled = others + [
             p for p in gone if p.key not in stored and self._may_land(p, planned.heads[p.draft.room_id])
         ]
+
+    def _late(self, batch: Sequence[_Pending]) -> tuple[list[_Pending], list[_Pending]]:
+        """Whose late writes to look for beside a batch, since they are told before it; and the others.
+
+        Of other rooms they are looked for now and then: not by each message while there are some.
+        """
+        if not self._unsettled:
+            return [], []
+        now_s = asyncio.get_running_loop().time()
+        if not batch or now_s - self._looked_at_s >= (self._look_again_s() or 0):
+            self._looked_at_s = now_s
+            return self._unsettled, []
+        rooms = {pending.draft.room_id for pending in batch}
+        late = [pending for pending in self._unsettled if pending.draft.room_id in rooms]
+        return late, [pending for pending in self._unsettled if pending.draft.room_id not in rooms]
 
     def _look_again_s(self) -> float | None:
         """After how long to look for late writes."""
@@ -269,14 +286,19 @@ class Committer:
         if changes:
             await self._untold.put([changes[ref] for ref in sorted(changes)] if recovered else entries)
 
-    async def _read(self, batch: Sequence[_Pending], *, is_unsure: bool, taken: Slot | None) -> Present:
-        """`is_unsure`: the log may have what nobody knows of. `taken`: another append was refused for it."""
+    async def _read(
+        self, batch: Sequence[_Pending], *, is_unsure: bool, taken: Slot | None, has_late: bool
+    ) -> Present:
+        """`is_unsure`: the log may have what nobody knows of. `taken`: another append was refused for it.
+
+        `has_late`: some are only looked for.
+        """
         drafts = [pending.draft for pending in batch]
         keys = [pending.key for pending in batch]
         # Others get in between the head and the append, so the keys come first where they may: a late write
         # that lands behind them is refused by its key once more. They come last where nothing may be written:
         # such a write would look as if it had not landed, or as if there were nothing to change.
-        are_first = not self._unsettled and all(isinstance(draft, Post) for draft in drafts)
+        are_first = not has_late and all(isinstance(draft, Post) for draft in drafts)
         known = await self._store.find_by_keys(keys) if is_unsure and are_first else {}
         room_ids = {draft.room_id for draft in drafts}
         # Who looks at messages too has to look behind the head.

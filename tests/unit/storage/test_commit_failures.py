@@ -244,6 +244,31 @@ async def test_of_writes_that_may_land_late_the_newest_are_looked_for(
 
 
 @in_virtual_time
+async def test_late_writes_are_not_looked_for_by_each_message_of_another_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, told = MemoryLog(), Told()
+    looked_for: list[tuple[str, str]] = []
+    find_by_keys = log.find_by_keys
+
+    async def counted(keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Change]:
+        looked_for.extend(key for key in keys if key[0] == "idle")
+        return await find_by_keys(keys)
+
+    async with committing(log, told) as committer:
+        await _give_up(log, committer, post("late", room_id="idle"))
+        await asyncio.sleep(120)
+        monkeypatch.setattr(log, "find_by_keys", counted)
+        for number in range(1_000):
+            await committer.append(post(f"{number}"))
+            await asyncio.sleep(0.1)
+        assert 8 <= len(looked_for) <= 12, "every ten seconds, also while there is always something to write"
+        log.store(log.appends[0])
+        await committer.append(post("after", room_id="idle"))
+    assert _contents(told)[-2:] == ["late", "after"]
+
+
+@in_virtual_time
 async def test_a_write_that_lands_late_is_told_before_what_follows_it() -> None:
     log, told = MemoryLog(), Told()
     async with committing(log, told) as committer:
