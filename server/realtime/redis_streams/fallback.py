@@ -152,8 +152,11 @@ class Fallback:
 
     async def _read_anew(self) -> None:
         asked, is_asked = self._asked, self.must_read_anew
-        # In the order published: what is read would be told before it.
+        # In the order published: what is read would be told before it. But who waits here for thousands, and
+        # for a store that does not answer, does not notice that the bus is back.
         for _ in range(len(self._outbox.pending) if self.is_away else 0):
+            if self._heard_at_s > self._away_at_s:
+                break
             await self._deal_with_first()
         try:
             if is_asked:

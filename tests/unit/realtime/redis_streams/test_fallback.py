@@ -152,6 +152,24 @@ async def test_what_was_published_here_is_dealt_with_before_the_rest_is_read(
     assert dealt_when_read == [[1, 2, 3]]
 
 
+async def test_that_the_bus_is_back_is_noticed_before_all_is_dealt_with(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fallback, "_WATCH_S", 0.005)
+    answers = asyncio.Semaphore(0)
+    monkeypatch.setattr(world.gate, "wait", answers.acquire)
+    world.fallback.heard_at(time.monotonic())
+    world.fallback.went_away()
+    world.publish(5)
+    await eventually(world.fallback.dealing.locked)
+    await eventually(lambda: "waiters:1" in repr(world.fallback.dealing))
+    world.fallback.heard_at(time.monotonic())
+    for _ in range(2):
+        answers.release()
+    await eventually(lambda: not world.fallback.is_away)
+    assert len(world.outbox.pending) == 3
+
+
 async def test_waiting_for_the_first_sign_ends(world: World) -> None:
     with pytest.raises(TimeoutError):
         await world.fallback.heard(0.01)
