@@ -308,7 +308,9 @@ def _settle(session: Session, incarnations: Mapping[str, str], only: str | None)
     for room_id in left:
         _leave(session, room_id)
     for room_id in entered:
-        connection.enter(room_channel(room_id), tag=incarnations[room_id])
+        goes_on = connection.enter(room_channel(room_id), tag=incarnations[room_id])
+        if connection.is_recovered and session.room_id and not (goes_on or session.is_live):
+            connection.emit("room_joined", RoomJoined(room_id=room_id))  # no notice tells it that
         _know_no_more(session, told_channel(RoomLeft(room_id=room_id, reason="removed")))
         _know_no_more(session, told_channel(RoomJoined(room_id=room_id)))
     if only is not None and only not in wanted:

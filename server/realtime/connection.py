@@ -124,17 +124,19 @@ class Connection:
         else:
             self.deliver(packet, self._recovery.offset())
 
-    def enter(self, room: str, *, tag: str | None = None) -> None:
+    def enter(self, room: str, *, tag: str | None = None) -> bool:
         """Be among the recipients of `room`; nothing happens once it has ended.
 
-        Who is recovered and enters with the `tag` it had is given what was sent to the room meanwhile.
+        Who is recovered and enters with the `tag` it had (True) is given what was sent to the room meanwhile.
         """
-        if self.is_open and not self._rooms.has(self, room):
-            log = self._recovery.log
-            stay = self._trail.enter(room, tag, log.head) if self._trail is not None else None
-            self._rooms.enter(self, room, stay)
-            if self._trail is not None:
-                self._recovery.changed(self._trail)
+        if not self.is_open or self._rooms.has(self, room):
+            return False
+        stay = self._trail.enter(room, tag, self._recovery.log.head) if self._trail is not None else None
+        self._rooms.enter(self, room, stay)
+        if self._trail is None:
+            return False
+        self._recovery.changed(self._trail)
+        return stay is self._trail.kept.get(room)
 
     def leave(self, room: str) -> None:
         """Be among them no longer."""

@@ -216,6 +216,32 @@ async def test_who_was_removed_while_away_is_told_nothing_but_that(server: Serve
         ]
 
 
+@pytest.mark.parametrize("is_another", [True, False])
+async def test_who_takes_one_room_and_is_back_in_it_anew_is_told_to_read_it(
+    server: ServerProcess, *, is_another: bool
+) -> None:
+    people = map(site_token, ("ana", "juan"))
+    async with connected(server.url, *people) as (ana, _), Line(server.url).laid() as line:
+        room_id = await group(ana, "juan")
+        auth = {"token": site_token("juan"), "recovery": True, "room_id": room_id}
+        async with js_client(line.url, auth, "websocket") as juan:
+            await juan.on("connect")
+            (first,) = await say(ana, room_id, "here")
+            before = len(await told_until(juan, first))
+            await line.cut()
+            await juan.on("disconnect")
+            if is_another:
+                await ana.call("remove_member", {"room_id": room_id, "user_id": "juan"})
+            await say(ana, room_id, "meanwhile")
+            if is_another:
+                await ana.call("add_member", {"room_id": room_id, "user_id": "juan"})
+            line.mend()
+            assert (await juan.on("connect", count=2))["recovered"]
+            (last,) = await say(ana, room_id, "here again")
+            told = [event for event, _ in (await told_until(juan, last))[before:]]
+        assert told == ["room_joined" if is_another else "chat_message", "chat_message"]
+
+
 async def test_after_a_logout_there_is_nothing_to_go_on_with(server: ServerProcess) -> None:
     async with (
         http_api(server) as api,

@@ -57,10 +57,11 @@ class FakeConnection(Connection):
             if not is_kept:
                 self.transient.add(event)
 
-    def enter(self, room: str, *, tag: str | None = None) -> None:
+    def enter(self, room: str, *, tag: str | None = None) -> bool:
         if self.is_open and room not in self.tags:
             self.tags[room] = tag
             self.journal.append(("enter", room))
+        return False
 
     def leave(self, room: str) -> None:
         if room in self.tags:
