@@ -21,6 +21,8 @@ export class Catchup {
   /** Whether all of one's rooms are in the book. */
   isComplete = false;
   #atWork = new Set();
+  /** The rooms that one has been put into and that have not been brought yet. */
+  #joining = new Set();
 
   /** `note(message)` is told each message that came. */
   constructor(link, book, note) {
@@ -34,6 +36,7 @@ export class Catchup {
     return this.#quietly(async (connection) => {
       if (recovered && this.isComplete) {
         this.#completeRooms();
+        for (const roomId of this.#joining) this.#quietly(() => this.#join(roomId, connection));
         // Presence and the reactions of large rooms are not recovered. Many clients came back together: not at once.
         await connection.pause(between(...REFRESH_AFTER_RECOVERY_MS));
       }
@@ -44,10 +47,8 @@ export class Catchup {
   /** One has been put into a room. */
   joined(roomId) {
     this.#book.noteJoined(roomId);
-    return this.#quietly(async (connection) => {
-      await this.#syncRoom(roomId, null, connection);
-      this.complete(roomId);
-    });
+    this.#joining.add(roomId);
+    return this.#quietly((connection) => this.#join(roomId, connection));
   }
 
   /** Ask for what a room lacks, if it lacks something; once for all events that show it. */
@@ -55,6 +56,12 @@ export class Catchup {
     if (!this.isComplete || this.#atWork.has(roomId) || !this.#book.isIncomplete(roomId)) return;
     this.#atWork.add(roomId);
     this.#quietly((connection) => this.#repair(roomId, connection).finally(() => this.#atWork.delete(roomId)));
+  }
+
+  async #join(roomId, connection) {
+    await this.#syncRoom(roomId, null, connection);
+    this.#joining.delete(roomId);
+    this.complete(roomId);
   }
 
   async #repair(roomId, connection) {

@@ -105,6 +105,18 @@ test("a first sync that a lost connection broke off is made up for, also when th
   assert.equal(world.client.book.rooms().length, 3);
 });
 
+test("a room that one was put into just before the connection was lost is asked for as soon as that is recovered", async () => {
+  const world = await started();
+  world.model.addRoom("b");
+  world.model.join(world.model.rooms.get("b"));
+  await settled();
+  await reconnect(world, { recovered: true });
+  await serve(world);
+  assert.deepEqual(world.client.book.rooms().map(({ id }) => id).sort(), ["a", "b"]);
+  await reconnect(world, { recovered: true });
+  assert.equal(world.socket.asked.length, 0, "once it is there it is asked for no more");
+});
+
 test("a room that is opened without a connection is loaded when there is one", async () => {
   const world = await started();
   world.model.send(world.room, ANA, "hello");
