@@ -9,7 +9,13 @@ export class RoomList {
   #client;
   #open;
   #drafts;
-  #list = h("ul", { class: "room-list" });
+  #list = h("ul", {
+    class: "room-list",
+    onpointerdown: (event) => (this.#held = event.target),
+    onpointerup: (event) => this.#released(event),
+  });
+  /** What was pressed last. */
+  #held = null;
   #roving = new Roving(this.#list, ".room");
   #nothing = h("p", { class: "muted nothing-found", role: "status" });
   #search = h("input", {
@@ -43,6 +49,13 @@ export class RoomList {
 
   focus(roomId) {
     this.#list.querySelector(`[data-key="${CSS.escape(roomId)}"] button`)?.focus();
+  }
+
+  /** A row that changes while it is pressed is another element, and none hears a click. */
+  #released({ target, button }) {
+    const [held, key] = [this.#held, target.closest("[data-key]")?.dataset.key];
+    this.#held = null;
+    if (button === 0 && held && !held.isConnected && key && held.closest("[data-key]")?.dataset.key === key) this.#open(key);
   }
 
   /** From the search down to the first room found. */

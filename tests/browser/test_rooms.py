@@ -168,6 +168,20 @@ async def test_rooms_come_by_their_newest_message(people: People) -> None:
     await expect(ana.page.locator(".rooms")).to_contain_text("Nothing found")
 
 
+async def test_a_room_opens_although_it_changes_under_the_pointer(people: People) -> None:
+    ana, juan = await people.signed_up("Ana Gómez", "Juan Pérez")
+    await juan.talk_to(ana)
+    await juan.say("Hola Ana!")
+    row = ana.room("Juan Pérez")
+    await expect(row).to_contain_text("Hola Ana!")
+    await row.hover()
+    await ana.page.mouse.down()
+    await juan.say("¿Qué tal?")
+    await expect(row).to_contain_text("¿Qué tal?")
+    await ana.page.mouse.up()
+    await expect(ana.page.locator(".conversation h2")).to_have_text("Juan Pérez")
+
+
 async def test_the_first_steps(people: People) -> None:
     """Where nothing is there yet the page says what to do, and each step begins right there."""
     ana = await people.arrive("Ana Gómez", DESKTOP, permissions=["clipboard-read", "clipboard-write"])
