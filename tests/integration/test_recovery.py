@@ -37,6 +37,7 @@ class Line:
         host, _, port = address.partition(":")
         self._address = (host, int(port))
         self._ends: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._is_up = True
         self.url = ""
 
@@ -53,15 +54,23 @@ class Line:
 
     @contextlib.asynccontextmanager
     async def laid(self) -> AsyncIterator["Line"]:
-        listener = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         host, port = listener.sockets[0].getsockname()
         self.url = f"http://{host}:{port}"
         try:
             yield self
         finally:
-            await self.cut()
             listener.close()
+            await self.cut()
+            # Who was just getting through finds it down, and nothing is left open.
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             await listener.wait_closed()
+
+    def _accept(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._carry(from_client, to_client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: to_client.transport.abort())
 
     async def _carry(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         from_server, to_server = await asyncio.open_connection(*self._address)
