@@ -88,6 +88,7 @@ class RedisServer:
             if self._answers():
                 return self._process.poll() is None
             time.sleep(0.01)
+        self.kill()
         return False
 
     def _options(self) -> dict[str, str]:

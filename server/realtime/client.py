@@ -110,7 +110,7 @@ class Client:
         """Run a task of the server's."""
         return self._host.spawn(work)
 
-    def opened(self, connection: Connection) -> None:  # noqa: ARG002 - `ended` has a use for it
+    def opened(self) -> None:
         """A connection has been accepted."""
         self._stop_timer()
 

@@ -32,7 +32,7 @@ class Owner(Protocol):
     def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Run a task that is cancelled, and whose exception is logged, by the owner."""
 
-    def opened(self, connection: "Connection") -> None:
+    def opened(self) -> None:
         """CONNECT has been queued."""
 
     def ended(self, connection: "Connection", reason: Reason) -> None:
@@ -312,7 +312,7 @@ class Connection:
         pid = self._trail.pid if self._trail is not None else None
         for packet in (packets.encode_connect(self.namespace, self.sid, pid), *self._backlog.take()):
             self._session.send(packet)
-        self._owner.opened(self)
+        self._owner.opened()
         try:
             self._application.connected(self)
         except Exception:

@@ -145,6 +145,8 @@ def engine_type(frame: Frame) -> int:
 
 _TEXT_FRAME = 0x81
 _BINARY_FRAME = 0x82
+# In place of a length: it follows in so many bytes.
+_IN_2_BYTES, _IN_8_BYTES = 126, 127
 
 
 def encoded(*frames: Frame) -> Encoded:
@@ -158,11 +160,11 @@ def _websocket_frame(frame: Frame) -> bytes:
     """A whole message of a server: unmasked, uncompressed, in one piece (RFC 6455, section 5.2)."""
     opcode = _BINARY_FRAME if frame.is_binary else _TEXT_FRAME
     length = len(frame.payload)
-    if length < 126:  # noqa: PLR2004 - the lengths that a header has room for
+    if length < _IN_2_BYTES:
         return bytes((opcode, length)) + frame.payload
-    if length < 65_536:  # noqa: PLR2004 - the other such length
-        return bytes((opcode, 126)) + length.to_bytes(2) + frame.payload
-    return bytes((opcode, 127)) + length.to_bytes(8) + frame.payload
+    if length < 1 << 16:
+        return bytes((opcode, _IN_2_BYTES)) + length.to_bytes(2) + frame.payload
+    return bytes((opcode, _IN_8_BYTES)) + length.to_bytes(8) + frame.payload
 
 
 def encode_open(handshake: dict[str, object]) -> Encoded:

@@ -17,8 +17,8 @@ from server.redis_client import Client
 
 __all__ = ["Line", "NoScriptError"]
 
-# Its stub has it take one argument.
-_pack: Callable[[tuple[str | int | bytes, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+_Command = tuple[str | int | bytes, ...]
+_pack: Callable[[_Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub is wrong
 
 
 class Line(asyncio.Protocol):
@@ -60,7 +60,7 @@ class Line(asyncio.Protocol):
                 # It is closed when the library's own object of it goes.
                 self._connection = connection
                 self._reader = hiredis.Reader(replyError=BaseParser.parse_error)
-                self._transport = connection._writer.transport  # noqa: SLF001 - it has no other way out
+                self._transport = connection._writer.transport  # noqa: SLF001 - the library gives its socket to nobody
                 self._transport.set_protocol(self)
                 await self.call("HELLO", "3")
                 # That it is subscribed is pushed, that it may not be is answered.

@@ -55,8 +55,7 @@ class World:
         self.tasks.add(task)
         return task
 
-    def opened(self, connection: Connection) -> None:
-        assert connection is self.connection
+    def opened(self) -> None:
         self.opened_count += 1
 
     def ended(self, connection: Connection, reason: Reason) -> None:

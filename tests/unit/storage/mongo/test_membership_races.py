@@ -78,15 +78,20 @@ async def test_a_successor_who_leaves_at_once_has_a_successor(
     assert await roles(storage) == {"eva": "owner"}
 
 
-async def test_a_join_that_was_cut_off_has_an_owner_at_the_next_start(
-    storage: MongoStorage, other: MongoStorage
-) -> None:
+async def come_late_into_an_empty_room(storage: MongoStorage, other: MongoStorage) -> None:
+    """Ana is added by an insert that nobody waits for any more."""
     await made(storage, "juan")
     await storage.remove_member("room", "juan")
     with holding(other, "insert", "members", is_late=True) as held:
         with pytest.raises(UnavailableError):
             await other.add_member(member("room", "ana"))
         await held.land()
+
+
+async def test_a_join_that_was_cut_off_has_an_owner_at_the_next_start(
+    storage: MongoStorage, other: MongoStorage
+) -> None:
+    await come_late_into_an_empty_room(storage, other)
     await storage.close()
     await storage.open()
     assert await roles(storage) == {"ana": "owner"}
@@ -199,12 +204,7 @@ async def test_who_is_said_to_be_there_is_not_removed_late(
 async def test_who_came_late_into_an_empty_room_owns_it_when_somebody_looks(
     storage: MongoStorage, other: MongoStorage
 ) -> None:
-    await made(storage, "juan")
-    await storage.remove_member("room", "juan")
-    with holding(other, "insert", "members", is_late=True) as held:
-        with pytest.raises(UnavailableError):
-            await other.add_member(member("room", "ana"))
-        await held.land()
+    await come_late_into_an_empty_room(storage, other)
     found = await storage.find_member("room", "ana")
     assert found is not None
     assert found.role == "owner"
